@@ -1,0 +1,3 @@
+//! Decides the role from argv: compiler wrapper, or command line.
+
+fn main() {}

@@ -1,0 +1,275 @@
+//! What the wrapper needs from the program around it: a place that keeps blobs, records and entries.
+//!
+//! The wrapper decides *what* a key, a record and an entry are; the implementor decides where they live
+//! and how files get to their places. Every method may fail; the wrapper answers every failure by running
+//! the real compiler.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use blake3::Hash;
+use serde::{Deserialize, Serialize};
+
+/// Any failure of the cache itself. It never fails a build: the wrapper compiles instead and reports this once.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Hash of everything about an action that is known before its sources are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InvocationKey(pub [u8; 32]);
+
+/// Invocation key + content of every recorded input. Names an [`Entry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EntryKey(pub [u8; 32]);
+
+impl InvocationKey {
+    pub fn to_hex(self) -> String {
+        Hash::from_bytes(self.0).to_hex().to_string()
+    }
+}
+
+impl EntryKey {
+    pub fn to_hex(self) -> String {
+        Hash::from_bytes(self.0).to_hex().to_string()
+    }
+}
+
+/// How the bytes of an output may be shared between the store and a target directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    /// Nobody edits it in place (rlib, rmeta, proc macro, build-script binary): a hard link is safe.
+    Link,
+    /// People and tools edit it in place (strip, patchelf, …): only a reflink or a copy will do.
+    Copy,
+}
+
+/// One output file of an action whose bytes are a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    pub dest: Dest,
+    /// blake3 of the bytes.
+    pub blob: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    pub executable: bool,
+    pub sharing: Sharing,
+}
+
+/// Where an output goes, independent of the checkout.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Dest {
+    /// File name (raw bytes) in the action's output directory.
+    OutDir(Vec<u8>),
+    /// The path that the invocation names for this emit kind (`--emit=metadata=PATH`, `-o PATH`).
+    Explicit(String),
+}
+
+/// A small text output, kept inside the entry with this checkout's paths replaced by tokens (dep-info).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextOutput {
+    pub dest: Dest,
+    pub template: Vec<u8>,
+}
+
+/// The result of an action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub crate_name: String,
+    /// What kind of action: "lib", "bin", "proc-macro", "test", "build-script", "build-script-run", …
+    pub kind: String,
+    pub outputs: Vec<Output>,
+    pub texts: Vec<TextOutput>,
+    /// As templates (see [`TextOutput`]).
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Milliseconds the action took when it ran.
+    pub took_ms: u64,
+}
+
+impl Entry {
+    /// Bytes of all outputs as a target directory shows them.
+    pub fn bytes(&self) -> u64 {
+        self.outputs.iter().map(|o| o.size).sum::<u64>()
+            + self.texts.iter().map(|t| t.template.len() as u64).sum::<u64>()
+    }
+}
+
+/// A file to be put at its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub path: PathBuf,
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    Blob { hash: [u8; 32], size: u64, executable: bool, sharing: Sharing },
+    Bytes(Vec<u8>),
+}
+
+/// How a restore or an ingestion moved bytes. Ordered from cheapest to dearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkMode {
+    View,
+    Reflink,
+    Hardlink,
+    Copy,
+}
+
+/// What [`Cache::ingest`] learned about a file while it became a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ingested {
+    pub hash: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// For each needle asked for: does the file contain it?
+    pub contains: Vec<bool>,
+}
+
+/// A finished result, to be made findable.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Publication {
+    pub invocation: InvocationKey,
+    /// Serialized input record (opaque to the cache), found again by [`Cache::records`].
+    pub record: Vec<u8>,
+    pub key: EntryKey,
+    pub entry: Entry,
+}
+
+/// Implemented by the program. All methods are called from many threads and many processes at once.
+pub trait Cache: Sync {
+    /// blake3 of a regular file's content, through the stat cache (device, inode, size, mtime, ctime -> hash).
+    /// `Ok(None)` when there is no such file.
+    fn hash_file(&self, path: &Path) -> Result<Option<[u8; 32]>>;
+
+    /// A derived fact kept under a name: toolchain identity, linker probe, words in a proc macro, … Facts are a
+    /// cache of a cache: they may vanish at any time.
+    fn fact(&self, space: &'static str, key: &[u8; 32]) -> Result<Option<Vec<u8>>>;
+    fn set_fact(&self, space: &'static str, key: &[u8; 32], value: &[u8]) -> Result<()>;
+
+    /// Serialized input records of an invocation, most recently used first, at most a few dozen.
+    fn records(&self, invocation: &InvocationKey) -> Result<Vec<Vec<u8>>>;
+    fn entry(&self, key: &EntryKey) -> Result<Option<Entry>>;
+
+    /// Puts every file at its place, all or an error (then some may be there; the compile will overwrite them).
+    /// Existing files are replaced. Each file's mtime is the moment of the restore on the clock that the file
+    /// system stamps with. Returns the dearest mode used.
+    fn restore(&self, key: &EntryKey, files: &[Placement]) -> Result<LinkMode>;
+
+    /// Makes a file, that a compiler has finished, a blob, and leaves the same bytes at `path`.
+    /// Looks for `needles` in the same pass over the bytes.
+    fn ingest(&self, path: &Path, executable: bool, sharing: Sharing, needles: &[&[u8]]) -> Result<Ingested>;
+
+    /// Makes a result findable. Its blobs have been ingested before.
+    fn publish(&self, publication: &Publication) -> Result<()>;
+
+    /// Appends to the event log. Never fails the caller.
+    fn event(&self, event: &Event);
+
+    /// A directory for lock files by which processes agree who compiles a key.
+    fn locks_dir(&self) -> PathBuf;
+}
+
+/// What became of one action. The only source of `stats`, `report`, `monitor` and `why-miss`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the Unix epoch; filled by the log when 0.
+    pub time_ms: u64,
+    pub outcome: Outcome,
+    /// Crate name, or the first argument for what is not a crate.
+    pub crate_name: String,
+    /// See [`Entry::kind`]; "query" and the like for passthroughs.
+    pub kind: String,
+    /// Why: the passthrough's reason, what changed for a miss, the error.
+    pub reason: String,
+    /// Entry key in hex, when there is one.
+    pub key: String,
+    /// Wall time of this action as the wrapper saw it, in microseconds.
+    pub wall_us: u64,
+    /// Milliseconds that the compile took, when this hit saved it.
+    pub saved_ms: u64,
+    /// Bytes of outputs restored or stored.
+    pub bytes: u64,
+    pub link_mode: Option<LinkMode>,
+    /// Directory the action ran in.
+    pub cwd: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Restored; no compiler ran.
+    Hit,
+    /// Compiled and stored.
+    Miss,
+    /// Somebody is editing: compiled incrementally, not stored.
+    Edit,
+    /// Not cacheable: the compiler ran untouched.
+    Pass,
+    /// The compiler failed; its failure was passed on and not stored.
+    Failed,
+    /// Compiled, but not stored (input changed meanwhile, cache error, …).
+    Unstored,
+}
+
+/// What the user may set about keys and what is cached. Filled from kache's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub key_salt: String,
+    /// Further environment variables whose values are part of every key.
+    pub key_env_vars: Vec<String>,
+    /// Globs, relative to the package, of files that macros read and rustc does not report.
+    pub extra_inputs: Vec<String>,
+    /// Replace this machine's paths in outputs, so that results can be shared between checkouts and machines.
+    pub path_remap: bool,
+    /// Cache linked programs too (bin, test, example, cdylib, …).
+    pub cache_executables: bool,
+    pub incremental: Incremental,
+    /// Run build scripts through kache.
+    pub build_scripts: bool,
+    /// Packages whose build scripts always run.
+    pub build_scripts_exclude: Vec<String>,
+}
+
+/// What to do with cargo's wish for an incremental compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Incremental {
+    /// First time for the cache, edits incrementally.
+    Auto,
+    /// Always for the cache.
+    Never,
+    /// Always as cargo asked; such results are not stored.
+    Always,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            key_salt: String::new(),
+            key_env_vars: Vec::new(),
+            extra_inputs: Vec::new(),
+            path_remap: true,
+            cache_executables: true,
+            incremental: Incremental::Auto,
+            build_scripts: true,
+            build_scripts_exclude: Vec::new(),
+        }
+    }
+}
+
+/// One call of a compiler as cargo made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// `[rustc, args…]` or `[clippy-driver, rustc, args…]`: argv behind the wrapper's own name.
+    pub argv: Vec<OsString>,
+    pub cwd: PathBuf,
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Invocation {
+    pub fn var(&self, name: &str) -> Option<&std::ffi::OsStr> {
+        self.env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_os_str())
+    }
+}
