@@ -137,11 +137,78 @@ pub struct Publication {
     pub entry: Entry,
 }
 
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileId {
+    pub dev: u64,
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub mtime_ns: i64,
+    pub ctime_ns: i64,
+    pub is_dir: bool,
+}
+
+impl FileId {
+    pub fn of(meta: &std::fs::Metadata) -> FileId {
+        use std::os::unix::fs::MetadataExt;
+        FileId {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size: meta.size(),
+            mtime_ns: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+            ctime_ns: meta.ctime() * 1_000_000_000 + meta.ctime_nsec(),
+            is_dir: meta.is_dir(),
+        }
+    }
+
+    /// Same bytes as far as a file system can tell, whatever happened to its links and mode.
+    pub fn same_content(&self, other: &FileId) -> bool {
+        (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
+    }
+}
+
+fn is_absence(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
 /// Implemented by the program. All methods are called from many threads and many processes at once.
 pub trait Cache: Sync {
     /// blake3 of a regular file's content, through the stat cache (device, inode, size, mtime, ctime -> hash).
     /// `Ok(None)` when there is no such file.
     fn hash_file(&self, path: &Path) -> Result<Option<[u8; 32]>>;
+
+    /// Identity of a file as the file system tells it, `None` when there is none. A program that serves the path
+    /// itself (a mount) answers from memory instead of asking its own kernel mount.
+    fn stat(&self, path: &Path) -> Result<Option<FileId>> {
+        match std::fs::metadata(path) {
+            Ok(meta) => Ok(Some(FileId::of(&meta))),
+            Err(e) if is_absence(&e) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whole content of a small file, `None` when there is none.
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if is_absence(&e) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Names in a directory, sorted; empty when there is none.
+    fn list_dir(&self, path: &Path) -> Result<Vec<OsString>> {
+        let entries = match std::fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(e) if is_absence(&e) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut names = entries.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
 
     /// A derived fact kept under a name: toolchain identity, linker probe, words in a proc macro, … Facts are a
     /// cache of a cache: they may vanish at any time.

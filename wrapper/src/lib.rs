@@ -1,6 +1,24 @@
 //! What kache knows of compilers.
 //!
-//! An action goes through [`lookup`](crate) → hit, or compile → record. Everything this crate needs from the
-//! program around it is the [`cache::Cache`] trait.
+//! An action goes through [`lookup::lookup`]: it is a pass, a hit that has been restored, or a miss with a
+//! [`lookup::Plan`]. A miss is compiled by [`compile::run`] (one process per [`claim`]) and stored by
+//! [`finish::finish`]. Everything this crate needs from the program around it is the [`cache::Cache`] trait.
 
+pub mod args;
+mod artifacts;
 pub mod cache;
+pub mod claim;
+mod closure;
+pub mod compile;
+mod depinfo;
+mod exec;
+pub mod finish;
+mod hasher;
+pub mod key;
+mod linker;
+pub mod lookup;
+mod macros;
+mod natives;
+mod prefixes;
+mod record;
+mod toolchain;

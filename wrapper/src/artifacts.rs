@@ -1,0 +1,52 @@
+//! rustc's JSON messages on stderr: which files it made, and whether it had anything to say to people.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// What the messages say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// Emit kind and path of each output.
+    pub artifacts: Vec<(String, PathBuf)>,
+    /// There is something besides artifact notifications.
+    pub diagnostics: bool,
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    artifact: String,
+    emit: String,
+}
+
+pub fn read(stderr: &[u8]) -> Messages {
+    let mut messages = Messages::default();
+    for line in stderr.split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
+        let is_artifact =
+            line.starts_with(b"{\"$message_type\":\"artifact\"") || line.starts_with(b"{\"artifact\":");
+        match serde_json::from_slice::<Artifact>(line) {
+            Ok(a) if is_artifact => {
+                messages.artifacts.push((a.emit, PathBuf::from(OsStr::from_bytes(a.artifact.as_bytes()))));
+            }
+            _ => messages.diagnostics = true,
+        }
+    }
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifacts_and_diagnostics_are_told_apart() {
+        let quiet = b"{\"$message_type\":\"artifact\",\"artifact\":\"/t/x.d\",\"emit\":\"dep-info\"}\n";
+        assert_eq!(
+            read(quiet),
+            Messages { artifacts: vec![("dep-info".into(), "/t/x.d".into())], diagnostics: false }
+        );
+        assert!(read(b"{\"$message_type\":\"diagnostic\",\"message\":\"m\"}\n").diagnostics);
+    }
+}

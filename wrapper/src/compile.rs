@@ -1,0 +1,155 @@
+//! Running the real compiler: same stdin, jobserver, signals and status; output streamed as it comes, and kept.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Set for compilers that kache runs, so that a kache below it (a `rustc` that is a script, a double wrapping)
+/// passes through.
+pub const ACTIVE: &str = "KACHE_ACTIVE";
+
+/// What a compiler did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ran {
+    /// As `wait(2)` gave it.
+    pub raw_status: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Nanoseconds since the Unix epoch at which it was started.
+    pub started_ns: i64,
+    pub took: Duration,
+}
+
+impl Ran {
+    pub fn success(&self) -> bool {
+        ExitStatus::from_raw(self.raw_status).success()
+    }
+}
+
+/// Runs a command to its end. An error means that it could not be started.
+pub fn run(argv: &[OsString]) -> io::Result<Ran> {
+    let started = SystemTime::now();
+    let clock = Instant::now();
+    let mut child = spawn(argv)?;
+    let (stdout, stderr) = pump(&mut child);
+    let status = child.wait()?;
+    CHILD.store(0, Ordering::SeqCst);
+    Ok(Ran {
+        raw_status: status.into_raw(),
+        stdout,
+        stderr,
+        started_ns: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64),
+        took: clock.elapsed(),
+    })
+}
+
+/// Ends this process as the compiler ended: with its exit status, or by the same signal.
+pub fn exit_like(raw_status: i32) -> ! {
+    let status = ExitStatus::from_raw(raw_status);
+    if let Some(signal) = status.signal() {
+        // SAFETY: plain calls on our own process; the default action of the signal ends it.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::kill(libc::getpid(), signal);
+        }
+        std::process::exit(128 + signal);
+    }
+    std::process::exit(status.code().unwrap_or(1))
+}
+
+static CHILD: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn forward(signal: libc::c_int) {
+    let pid = CHILD.load(Ordering::SeqCst);
+    if pid > 0 {
+        // SAFETY: kill(2) is async-signal-safe; the pid is our own child that has not been waited for.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+fn spawn(argv: &[OsString]) -> io::Result<Child> {
+    let (program, args) = argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut command = Command::new(program);
+    command.args(args).env(ACTIVE, "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    CHILD.store(child.id() as i32, Ordering::SeqCst);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: installs a handler that only calls kill(2).
+        unsafe { libc::signal(signal, forward as *const () as libc::sighandler_t) };
+    }
+    Ok(child)
+}
+
+/// Copies both streams as they come, until both end.
+fn pump(child: &mut Child) -> (Vec<u8>, Vec<u8>) {
+    let mut out = child.stdout.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDOUT_FILENO, s));
+    let mut err = child.stderr.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDERR_FILENO, s));
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0; 64 << 10];
+    while out.is_some() || err.is_some() {
+        let fd = |s: &Option<Stream>| s.as_ref().map_or(-1, |s| s.from);
+        let mut fds = [
+            libc::pollfd { fd: fd(&out), events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: fd(&err), events: libc::POLLIN, revents: 0 },
+        ];
+        // SAFETY: two initialized pollfds that live through the call; negative descriptors are ignored.
+        if unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) } < 0 {
+            if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            break;
+        }
+        if fds[0].revents != 0 && !copy(&mut out, &mut stdout, &mut buffer) {
+            out = None;
+        }
+        if fds[1].revents != 0 && !copy(&mut err, &mut stderr, &mut buffer) {
+            err = None;
+        }
+    }
+    (stdout, stderr)
+}
+
+struct Stream {
+    from: RawFd,
+    to: RawFd,
+    source: Box<dyn Read>,
+}
+
+impl Stream {
+    fn new(from: RawFd, to: RawFd, source: impl Read + 'static) -> Self {
+        Stream { from, to, source: Box::new(source) }
+    }
+}
+
+/// One read; false at the end of the stream.
+fn copy(stream: &mut Option<Stream>, kept: &mut Vec<u8>, buffer: &mut [u8]) -> bool {
+    let Some(stream) = stream else { return false };
+    match stream.source.read(buffer) {
+        Ok(0) => false,
+        Ok(n) => {
+            kept.extend_from_slice(&buffer[..n]);
+            print(stream.to, &buffer[..n]);
+            true
+        }
+        Err(e) => e.kind() == io::ErrorKind::Interrupted,
+    }
+}
+
+/// Writes to one of our own standard streams. A closed one is no reason to stop the compile.
+pub fn print(fd: RawFd, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    // SAFETY: descriptors 1 and 2 are open for the life of the process (Rust's runtime makes sure).
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Ok(owned) = fd.try_clone_to_owned() {
+        let _ = File::from(owned).write_all(bytes);
+    }
+}

@@ -1,0 +1,42 @@
+//! Finding programs the way a shell would, and asking them small questions.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::cache::{Cache, Invocation, Result};
+
+/// The file that running `program` would execute.
+pub fn resolve(cache: &dyn Cache, inv: &Invocation, program: &OsStr) -> Result<Option<PathBuf>> {
+    if program.as_bytes().contains(&b'/') {
+        let path = inv.cwd.join(program);
+        return Ok(cache.stat(&path)?.is_some().then_some(path));
+    }
+    for dir in std::env::split_paths(inv.var("PATH").unwrap_or_default()) {
+        let path = inv.cwd.join(dir).join(program);
+        if cache.stat(&path)?.is_some_and(|id| !id.is_dir) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Standard output of a program in the invocation's directory and environment; `None` when it fails.
+pub fn ask(inv: &Invocation, program: &Path, args: &[&OsStr]) -> Option<Vec<u8>> {
+    let output = Command::new(program)
+        .args(args)
+        .env_clear()
+        .envs(inv.env.iter().map(|(k, v)| (k, v)))
+        .current_dir(&inv.cwd)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// Trimmed text of an answer.
+pub fn text(answer: Vec<u8>) -> Option<String> {
+    String::from_utf8(answer).ok().map(|s| s.trim().to_owned())
+}

@@ -1,0 +1,216 @@
+//! The front half of an action: from a command line to a hit, or to a plan for the compile.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::args::{self, Compile};
+use crate::cache::{
+    Cache, Content, Entry, EntryKey, FileId, Incremental, Invocation, InvocationKey, LinkMode, Placement,
+    Result, Settings,
+};
+use crate::closure::Closure;
+use crate::depinfo;
+use crate::hasher::Hasher;
+use crate::key::{self, Known};
+use crate::prefixes::Prefixes;
+use crate::record::InputRecord;
+
+/// What to do with an invocation.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Lookup {
+    /// Run the compiler untouched.
+    Pass { reason: String },
+    /// Everything is in place; print this.
+    Hit(Hit),
+    /// Compile by this plan.
+    Miss(Box<Plan>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hit {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub crate_name: String,
+    pub kind: String,
+    pub key: EntryKey,
+    /// Milliseconds that the compile took when it ran.
+    pub saved_ms: u64,
+    /// Bytes restored.
+    pub bytes: u64,
+    pub link_mode: LinkMode,
+}
+
+/// How to compile, and all that is needed afterwards to store the result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The command to run. With `argfile`, everything behind the driver goes into a file.
+    pub argv: Vec<OsString>,
+    pub argfile: bool,
+    pub compile: Compile,
+    /// `None`: this dependency graph cannot be proven; the result is not stored.
+    pub invocation: Option<InvocationKey>,
+    /// By which processes agree who compiles.
+    pub claim: [u8; 32],
+    pub store: Store,
+    /// Why there was no hit, for people.
+    pub reason: String,
+    pub prefixes: Prefixes,
+    pub closure: Closure,
+    pub watched: Vec<(PathBuf, FileId)>,
+    pub extra: Vec<PathBuf>,
+    /// Tokens that the result is bound to without looking (its bytes cannot be searched).
+    pub bind_all: bool,
+}
+
+/// What happens to the result of a compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Store {
+    Yes,
+    /// Somebody is editing; the compile is incremental.
+    Edit,
+}
+
+/// Looks an invocation up and restores it when its result is known.
+///
+/// An error is a failure of the cache, not of the compile: run the compiler untouched.
+pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Result<Lookup> {
+    let compile = match args::parse(inv, &|path| cache.read(path).ok().flatten()) {
+        Ok(compile) => *compile,
+        Err(reason) => return Ok(Lookup::Pass { reason: reason.to_owned() }),
+    };
+    if !settings.cache_executables && compile.is_product() {
+        return Ok(Lookup::Pass { reason: "executables are not cached (cache_executables = false)".into() });
+    }
+    if inv.argv.iter().any(|a| contains_mark(a)) || contains_mark(inv.cwd.as_os_str()) {
+        return Ok(Lookup::Pass { reason: "control character in the arguments".into() });
+    }
+    let known = match key::invocation_key(cache, inv, &compile, settings)? {
+        Ok(known) => known,
+        Err(reason) => return Ok(Lookup::Pass { reason: reason.to_owned() }),
+    };
+    let records = cache.records(&known.key)?;
+    let width = compile.diagnostic_width.as_deref();
+    for bytes in &records {
+        let Some(record) = InputRecord::from_bytes(bytes) else { continue };
+        let Some(key) = record.entry_key(cache, inv, &known.key, &known.prefixes, width)? else { continue };
+        let Some(entry) = cache.entry(&key)? else { continue };
+        if let Some(hit) = restore(cache, &compile, &known, key, entry) {
+            return Ok(Lookup::Hit(hit));
+        }
+    }
+    let reason = if records.is_empty() { "not seen before" } else { "its inputs changed" };
+    Ok(Lookup::Miss(Box::new(plan(cache, compile, known, settings, &records, inv, reason)?)))
+}
+
+fn contains_mark(s: &std::ffi::OsStr) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    s.as_bytes().contains(&crate::prefixes::MARK)
+}
+
+/// Puts an entry's outputs in place. `None` when that is not possible: the caller compiles.
+fn restore(cache: &dyn Cache, compile: &Compile, known: &Known, key: EntryKey, entry: Entry) -> Option<Hit> {
+    let mut files = Vec::with_capacity(entry.outputs.len() + entry.texts.len());
+    for output in &entry.outputs {
+        files.push(Placement {
+            path: compile.place(&output.dest)?,
+            content: Content::Blob {
+                hash: output.blob,
+                size: output.size,
+                executable: output.executable,
+                sharing: output.sharing,
+            },
+        });
+    }
+    for text in &entry.texts {
+        let bytes = known.prefixes.expand(&text.template)?;
+        let bytes = depinfo::with_extra(&bytes, &known.extra);
+        files.push(Placement { path: compile.place(&text.dest)?, content: Content::Bytes(bytes) });
+    }
+    let stdout = known.prefixes.expand(&entry.stdout)?;
+    let stderr = known.prefixes.expand(&entry.stderr)?;
+    let link_mode = match cache.restore(&key, &files) {
+        Ok(mode) => mode,
+        Err(error) => {
+            tracing::warn!(%error, crate_name = %entry.crate_name, "restore failed; compiling instead");
+            return None;
+        }
+    };
+    Some(Hit {
+        stdout,
+        stderr,
+        bytes: entry.bytes(),
+        saved_ms: entry.took_ms,
+        crate_name: entry.crate_name,
+        kind: entry.kind,
+        key,
+        link_mode,
+    })
+}
+
+fn plan(
+    cache: &dyn Cache,
+    compile: Compile,
+    known: Known,
+    settings: &Settings,
+    records: &[Vec<u8>],
+    inv: &Invocation,
+    reason: &str,
+) -> Result<Plan> {
+    let wants_incremental = compile.incremental;
+    let store = match settings.incremental {
+        Incremental::Always if wants_incremental => Store::Edit,
+        Incremental::Auto if wants_incremental && inv.var("CI").is_none() => {
+            // This unit was built here before and is built again: somebody is editing it.
+            if cache.stat(&compile.dep_info_path())?.is_some() { Store::Edit } else { Store::Yes }
+        }
+        _ => Store::Yes,
+    };
+    let mut argv = compile.driver.clone();
+    if known.remap {
+        argv.extend(known.prefixes.remap_args());
+    }
+    argv.extend(match store {
+        Store::Yes => compile.args_without_incremental(),
+        Store::Edit => compile.args.clone(),
+    });
+    let claim = claim_name(cache, inv, &known, &compile, records)?;
+    let compressed = compile.unstable.iter().any(|(n, _)| n == "debuginfo-compression")
+        || inv.argv.iter().any(|a| a.to_string_lossy().contains("compress-debug-sections"));
+    Ok(Plan {
+        argv,
+        argfile: compile.from_argfile,
+        invocation: Some(known.key),
+        claim,
+        store,
+        reason: reason.to_owned(),
+        prefixes: known.prefixes,
+        closure: known.closure,
+        watched: known.watched,
+        extra: known.extra,
+        bind_all: compressed,
+        compile,
+    })
+}
+
+/// Names what is about to be compiled as exactly as it is known: the invocation with the present content of the
+/// sources that the last run read, or of the main source when there was none.
+fn claim_name(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    known: &Known,
+    compile: &Compile,
+    records: &[Vec<u8>],
+) -> Result<[u8; 32]> {
+    let mut h = Hasher::new("claim");
+    h.field("invocation", &known.key.0);
+    let files = match records.first().and_then(|r| InputRecord::from_bytes(r)) {
+        Some(record) => record.files(&known.prefixes),
+        None => vec![inv.cwd.join(Path::new(&compile.source))],
+    };
+    for file in files {
+        h.field("content", &cache.hash_file(&file)?.unwrap_or_default());
+    }
+    Ok(h.finish())
+}

@@ -1,0 +1,175 @@
+//! The paths of this machine that results must not depend on, and the tokens that stand for them.
+//!
+//! One list serves three purposes, so that they cannot disagree: keys are computed over *normalized* values,
+//! texts (dep-info, diagnostics) are stored as *templates*, and rustc is told the same prefixes by
+//! `--remap-path-prefix`. Targets follow cargo's own trim-paths (RFC 3127): relative paths for the workspace.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use memchr::memmem;
+use serde::{Deserialize, Serialize};
+
+/// Encloses a token in templates. It cannot occur in JSON, and a text that has it anyway is not stored.
+pub const MARK: u8 = 0x1f;
+
+/// One path of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// Stands for the path in keys and templates.
+    pub token: char,
+    pub path: PathBuf,
+    /// What rustc shows in its place.
+    pub shown_as: OsString,
+}
+
+/// All of them, shortest path first (rustc applies the last match, we the longest).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefixes(Vec<Prefix>);
+
+/// The profile directory of a target directory.
+pub const TARGET: char = 'T';
+/// Directory the compiler runs in: the workspace, or a package outside of it.
+pub const WORKSPACE: char = 'W';
+pub const CARGO_HOME: char = 'C';
+/// Library sources that come with the toolchain.
+pub const RUST_SRC: char = 'R';
+
+impl Prefixes {
+    pub fn add(&mut self, token: char, path: &Path, shown_as: impl Into<OsString>) {
+        if !path.is_absolute() || path.parent().is_none() || path.as_os_str().as_bytes().contains(&MARK) {
+            return;
+        }
+        self.0.push(Prefix { token, path: path.to_owned(), shown_as: shown_as.into() });
+        self.0.sort_by_key(|p| p.path.as_os_str().len());
+    }
+
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Prefix> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, token: char) -> Option<&Path> {
+        self.0.iter().find(|p| p.token == token).map(|p| p.path.as_path())
+    }
+
+    /// `--remap-path-prefix=FROM=TO` arguments for rustc.
+    pub fn remap_args(&self) -> impl Iterator<Item = OsString> {
+        self.0.iter().filter(|p| !p.path.as_os_str().as_bytes().contains(&b'=')).map(|p| {
+            let mut arg = OsString::from("--remap-path-prefix=");
+            arg.push(&p.path);
+            arg.push("=");
+            arg.push(&p.shown_as);
+            arg
+        })
+    }
+
+    /// A text with tokens in place of this machine's paths.
+    pub fn template(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = text.to_vec();
+        for prefix in self.0.iter().rev() {
+            out = replace_path(&out, prefix.path.as_os_str().as_bytes(), &token(prefix.token));
+        }
+        out
+    }
+
+    /// The text that a template means here; `None` when it names a path this machine does not know.
+    pub fn expand(&self, template: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(template.len() + 64);
+        let mut rest = template;
+        while let Some(at) = memchr::memchr(MARK, rest) {
+            out.extend_from_slice(&rest[..at]);
+            let name = *rest.get(at + 1)? as char;
+            if rest.get(at + 2) != Some(&MARK) {
+                return None;
+            }
+            out.extend_from_slice(self.get(name)?.as_os_str().as_bytes());
+            rest = &rest[at + 3..];
+        }
+        out.extend_from_slice(rest);
+        Some(out)
+    }
+
+    pub fn template_path(&self, path: &Path) -> Vec<u8> {
+        self.template(path.as_os_str().as_bytes())
+    }
+
+    pub fn expand_path(&self, template: &[u8]) -> Option<PathBuf> {
+        self.expand(template).map(|b| PathBuf::from(OsString::from_vec(b)))
+    }
+
+    /// Value of an environment variable or argument, for a key.
+    pub fn normal(&self, value: &OsStr) -> Vec<u8> {
+        self.template(value.as_bytes())
+    }
+}
+
+fn token(name: char) -> [u8; 3] {
+    [MARK, name as u8, MARK]
+}
+
+/// Replaces `path` where it stands as a whole path or as the head of one.
+fn replace_path(text: &[u8], path: &[u8], with: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut done = 0;
+    for at in memmem::find_iter(text, path) {
+        if at < done {
+            continue;
+        }
+        let before = at.checked_sub(1).map(|i| text[i]);
+        let after = text.get(at + path.len()).copied();
+        if before.is_some_and(|b| is_name_byte(b) || b == b'/') || after.is_some_and(is_name_byte) {
+            continue;
+        }
+        out.extend_from_slice(&text[done..at]);
+        out.extend_from_slice(with);
+        done = at + path.len();
+    }
+    if done == 0 {
+        return text.to_vec();
+    }
+    out.extend_from_slice(&text[done..]);
+    out
+}
+
+fn is_name_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || b >= 0x80
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Prefixes {
+        let mut p = Prefixes::default();
+        p.add(TARGET, Path::new("/w/proj/target/debug"), "./target/debug");
+        p.add(WORKSPACE, Path::new("/w/proj"), ".");
+        p
+    }
+
+    #[test]
+    fn longest_prefix_wins_and_expands_back() {
+        let text = b"/w/proj/target/debug/deps/x.d: /w/proj/src/main.rs /w/project/y";
+        let template = two().template(text);
+        assert_eq!(template, b"\x1fT\x1f/deps/x.d: \x1fW\x1f/src/main.rs /w/project/y");
+        assert_eq!(two().expand(&template).unwrap(), text);
+    }
+
+    #[test]
+    fn only_whole_components_are_replaced() {
+        assert_eq!(two().template(b"/x/w/proj a=/w/proj,b=/w/proj-2"), b"/x/w/proj a=\x1fW\x1f,b=/w/proj-2");
+    }
+
+    #[test]
+    fn a_template_of_another_machine_does_not_expand_by_guess() {
+        assert_eq!(two().expand(b"\x1fC\x1f/registry"), None);
+        assert_eq!(two().expand(b"\x1f"), None);
+    }
+
+    #[test]
+    fn remaps_shortest_first() {
+        let args: Vec<_> = two().remap_args().collect();
+        assert_eq!(args[0], "--remap-path-prefix=/w/proj=.");
+        assert_eq!(args[1], "--remap-path-prefix=/w/proj/target/debug=./target/debug");
+    }
+}

@@ -1,0 +1,158 @@
+//! Input records: what an earlier run of an invocation read.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
+use crate::depinfo::DepInfo;
+use crate::hasher::Hasher;
+use crate::prefixes::Prefixes;
+
+/// One thing that a result depends on. Paths are templates.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Input {
+    File(Vec<u8>),
+    /// A file that would have been read if it existed (`foo/mod.rs` beside `foo.rs`).
+    Absent(Vec<u8>),
+    Env(String),
+    /// The result contains this machine's path for a token, so it is valid only under the same path.
+    Bound(char),
+    /// The diagnostics were wrapped to this terminal.
+    Width,
+}
+
+/// All inputs of one run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRecord(pub Vec<Input>);
+
+impl InputRecord {
+    /// From what rustc reported.
+    pub fn new(cache: &dyn Cache, info: &DepInfo, cwd: &Path, prefixes: &Prefixes) -> Result<InputRecord> {
+        let mut inputs = Vec::new();
+        for file in &info.files {
+            let path = cwd.join(file);
+            if let Some(other) = alternative(&path)
+                && cache.stat(&other)?.is_none()
+            {
+                inputs.push(Input::Absent(prefixes.template_path(&other)));
+            }
+            inputs.push(Input::File(prefixes.template_path(&path)));
+        }
+        inputs.extend(info.env.iter().cloned().map(Input::Env));
+        let mut record = InputRecord(inputs);
+        record.order();
+        Ok(record)
+    }
+
+    pub fn bind(&mut self, token: char) {
+        self.0.push(Input::Bound(token));
+        self.order();
+    }
+
+    pub fn depends_on_width(&mut self) {
+        self.0.push(Input::Width);
+        self.order();
+    }
+
+    fn order(&mut self) {
+        self.0.sort();
+        self.0.dedup();
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<InputRecord> {
+        postcard::from_bytes(bytes).ok()
+    }
+
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// Files in it as paths of this checkout.
+    pub fn files(&self, prefixes: &Prefixes) -> Vec<PathBuf> {
+        self.0
+            .iter()
+            .filter_map(|i| match i {
+                Input::File(t) => prefixes.expand_path(t),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The entry key for the inputs as they are now. `None` when one is gone (or appeared), or has no place here.
+    pub fn entry_key(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        invocation: &InvocationKey,
+        prefixes: &Prefixes,
+        width: Option<&str>,
+    ) -> Result<Option<EntryKey>> {
+        let mut h = Hasher::new("entry");
+        h.field("invocation", &invocation.0);
+        for input in &self.0 {
+            match input {
+                Input::File(template) => {
+                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
+                    let Some(hash) = cache.hash_file(&path)? else { return Ok(None) };
+                    h.field("file", template).field("content", &hash);
+                }
+                Input::Absent(template) => {
+                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
+                    if cache.stat(&path)?.is_some() {
+                        return Ok(None);
+                    }
+                    h.field("absent", template);
+                }
+                Input::Env(name) => {
+                    h.field("env", name.as_bytes());
+                    match inv.var(name) {
+                        Some(value) => h.field("set", &prefixes.normal(value)),
+                        None => h.field("unset", b""),
+                    };
+                }
+                Input::Bound(token) => {
+                    let Some(path) = prefixes.get(*token) else { return Ok(None) };
+                    h.field("bound", path.as_os_str().as_bytes());
+                }
+                Input::Width => {
+                    h.field("width", width.unwrap_or("none").as_bytes());
+                }
+            }
+        }
+        Ok(Some(EntryKey(h.finish())))
+    }
+}
+
+/// The other place where rustc looks for the same module.
+fn alternative(path: &Path) -> Option<PathBuf> {
+    if path.extension() != Some(OsStr::new("rs")) {
+        return None;
+    }
+    let (dir, stem) = (path.parent()?, path.file_stem()?);
+    match stem.to_str()? {
+        "mod" => {
+            let mut name = dir.file_name()?.to_owned();
+            name.push(".rs");
+            Some(dir.with_file_name(name))
+        }
+        "lib" | "main" | "build" => None,
+        _ => Some(dir.join(stem).join("mod.rs")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_have_two_places() {
+        assert_eq!(alternative(Path::new("/w/src/a.rs")), Some("/w/src/a/mod.rs".into()));
+        assert_eq!(alternative(Path::new("/w/src/a/mod.rs")), Some("/w/src/a.rs".into()));
+        assert_eq!(alternative(Path::new("/w/src/v1.2/mod.rs")), Some("/w/src/v1.2.rs".into()));
+        assert_eq!(alternative(Path::new("/w/src/lib.rs")), None);
+        assert_eq!(alternative(Path::new("/w/data.txt")), None);
+    }
+}
