@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::artifacts::{self, Messages};
 use crate::cache::{Cache, Dest, Entry, EntryKey, Invocation, Output, Publication, Result, TextOutput};
 use crate::compile::Ran;
@@ -13,12 +15,12 @@ use crate::prefixes::MARK;
 use crate::record::{Input, InputRecord};
 
 /// What became of a result.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finished {
     /// Key and bytes of outputs.
     Stored(EntryKey, u64),
     /// Why it was not stored.
-    Unstored(&'static str),
+    Unstored(String),
 }
 
 /// Stores what a successful compile made. An error is a failure of the cache: the build goes on regardless.
@@ -27,7 +29,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     let messages = artifacts::read(&ran.stderr);
     let dep_info_path = compile.dep_info_path();
     let Some(dep_text) = cache.read(&dep_info_path)? else {
-        return Ok(Finished::Unstored("the compiler wrote no dep-info"));
+        return Ok(Finished::Unstored("the compiler wrote no dep-info".into()));
     };
     if !plan.extra.is_empty() {
         write_beside(&dep_info_path, &depinfo::with_extra(&dep_text, &plan.extra))?;
@@ -40,9 +42,9 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
                 plan.closure.remember(cache, compile, &hash)?;
             }
         }
-        return Ok(Finished::Unstored("edit"));
+        return Ok(Finished::Unstored("edit".into()));
     }
-    let Some(invocation) = plan.invocation else { return Ok(Finished::Unstored("not provable")) };
+    let Some(invocation) = plan.invocation else { return Ok(Finished::Unstored("not provable".into())) };
 
     let info = DepInfo::parse(&dep_text);
     let mut record = InputRecord::new(cache, &info, &inv.cwd, &plan.prefixes)?;
@@ -75,7 +77,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         stored.push(Output { dest, blob: ingested.hash, size: ingested.size, executable, sharing });
     }
     if changed {
-        return Ok(Finished::Unstored("an input changed while it was compiled"));
+        return Ok(Finished::Unstored("an input changed while it was compiled".into()));
     }
     if plan.bind_all {
         needles.iter().for_each(|(token, _)| record.bind(*token));
@@ -84,14 +86,14 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         record.depends_on_width();
     }
     if [&ran.stdout, &ran.stderr, &dep_text].iter().any(|t| t.contains(&MARK)) {
-        return Ok(Finished::Unstored("control character in the output"));
+        return Ok(Finished::Unstored("control character in the output".into()));
     }
     let width = compile.diagnostic_width.as_deref();
     let Some(key) = record.entry_key(cache, inv, &invocation, &plan.prefixes, width)? else {
-        return Ok(Finished::Unstored("an input is gone"));
+        return Ok(Finished::Unstored("an input is gone".into()));
     };
     let Some(dep_dest) = compile.dest("dep-info", &dep_info_path) else {
-        return Ok(Finished::Unstored("an output is in an unexpected place"));
+        return Ok(Finished::Unstored("an output is in an unexpected place".into()));
     };
     let entry = Entry {
         crate_name: compile.crate_name.clone(),

@@ -51,6 +51,9 @@ pub struct Plan {
     pub compile: Compile,
     /// `None`: this dependency graph cannot be proven; the result is not stored.
     pub invocation: Option<InvocationKey>,
+    /// Number of input records at the time of the lookup, and the entries that were looked for in vain.
+    pub records: usize,
+    pub missing: Vec<EntryKey>,
     /// By which processes agree who compiles.
     pub claim: [u8; 32],
     pub store: Store,
@@ -92,16 +95,35 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
     };
     let records = cache.records(&known.key)?;
     let width = compile.diagnostic_width.as_deref();
+    let mut missing = Vec::new();
     for bytes in &records {
         let Some(record) = InputRecord::from_bytes(bytes) else { continue };
         let Some(key) = record.entry_key(cache, inv, &known.key, &known.prefixes, width)? else { continue };
-        let Some(entry) = cache.entry(&key)? else { continue };
+        let Some(entry) = cache.entry(&key)? else {
+            missing.push(key);
+            continue;
+        };
         if let Some(hit) = restore(cache, &compile, &known, key, entry) {
             return Ok(Lookup::Hit(hit));
         }
     }
     let reason = if records.is_empty() { "not seen before" } else { "its inputs changed" };
-    Ok(Lookup::Miss(Box::new(plan(cache, compile, known, settings, &records, inv, reason)?)))
+    let plan = plan(cache, compile, known, settings, &records, inv, reason)?;
+    Ok(Lookup::Miss(Box::new(Plan { missing, ..plan })))
+}
+
+/// Was something published for this plan's invocation since it was made?
+pub fn has_news(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
+    let Some(invocation) = &plan.invocation else { return Ok(false) };
+    if cache.records(invocation)?.len() != plan.records {
+        return Ok(true);
+    }
+    for key in &plan.missing {
+        if cache.entry(key)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn contains_mark(s: &std::ffi::OsStr) -> bool {
@@ -182,6 +204,8 @@ fn plan(
         argv,
         argfile: compile.from_argfile,
         invocation: Some(known.key),
+        records: records.len(),
+        missing: Vec::new(),
         claim,
         store,
         reason: reason.to_owned(),
