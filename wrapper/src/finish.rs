@@ -92,6 +92,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     let Some(key) = record.entry_key(cache, inv, &invocation, &plan.prefixes, width)? else {
         return Ok(Finished::Unstored("an input is gone".into()));
     };
+    record.remember(cache, inv, &invocation, &plan.prefixes)?;
     let Some(dep_dest) = compile.dest("dep-info", &dep_info_path) else {
         return Ok(Finished::Unstored("an output is in an unexpected place".into()));
     };

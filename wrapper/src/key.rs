@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::args::{Compile, Keyed};
 use crate::cache::{Cache, FileId, Invocation, InvocationKey, Result, Settings};
 use crate::closure::Closure;
-use crate::hasher::Hasher;
+use crate::hasher::{Hasher, Parts, differences};
 use crate::prefixes::{CARGO_HOME, Prefixes, RUST_SRC, TARGET, WORKSPACE};
 use crate::toolchain::{self, Toolchain};
 use crate::{linker, macros, natives};
@@ -25,6 +25,25 @@ const RUSTC_ENV: &[&str] = &[
     "RUSTC_BLESS_DIAGNOSTICS",
     "CARGO_RUSTC_CURRENT_DIR",
 ];
+
+/// Remembers what went into this compile's key, and tells how that differs from the last time a compile of the same
+/// name and kind was remembered. For people; called on misses only.
+pub fn explain(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    compile: &Compile,
+    settings: &Settings,
+) -> Result<Vec<String>> {
+    let mut h = Hasher::tracing("invocation");
+    let _ = hash(&mut h, cache, inv, compile, settings)?;
+    let parts = h.parts();
+    let mut name = Hasher::new("explain");
+    name.field("crate", compile.crate_name.as_bytes()).field("kind", compile.kind().as_bytes());
+    let name = name.finish();
+    let last = cache.fact("explain", &name)?.and_then(|v| postcard::from_bytes::<Parts>(&v).ok());
+    cache.set_fact("explain", &name, &postcard::to_stdvec(&parts)?)?;
+    Ok(last.map(|last| differences(&last, &parts)).unwrap_or_default())
+}
 
 /// A key, and what was learned on the way to it.
 pub struct Known {
@@ -46,6 +65,16 @@ pub fn invocation_key(
     compile: &Compile,
     settings: &Settings,
 ) -> Result<std::result::Result<Known, &'static str>> {
+    hash(&mut Hasher::new("invocation"), cache, inv, compile, settings)
+}
+
+fn hash(
+    h: &mut Hasher,
+    cache: &dyn Cache,
+    inv: &Invocation,
+    compile: &Compile,
+    settings: &Settings,
+) -> Result<std::result::Result<Known, &'static str>> {
     let toolchain = toolchain::identify(cache, inv, compile)?;
     let Some(closure) = Closure::of(cache, compile)? else {
         return Ok(Err("a dependency was built without kache"));
@@ -53,7 +82,6 @@ pub fn invocation_key(
     let remap = settings.path_remap && !compile.has_codegen("instrument-coverage");
     let prefixes = prefixes(inv, compile, &toolchain);
 
-    let mut h = Hasher::new("invocation");
     h.field("recipe", RECIPE.as_bytes());
     h.field("salt", settings.key_salt.as_bytes());
     h.field("toolchain", &toolchain.identity);
@@ -86,19 +114,19 @@ pub fn invocation_key(
             None => return Ok(Err("target-cpu=native of an unknown processor")),
         };
     }
-    environment(&mut h, inv, settings, &prefixes);
-    closure.add_to_key(&mut h, cache, compile)?;
-    macros::add_to_key(&mut h, cache, inv, &prefixes, &closure.dynamic(cache, compile)?)?;
+    environment(h, inv, settings, &prefixes);
+    closure.add_to_key(h, cache, compile)?;
+    macros::add_to_key(h, cache, inv, &prefixes, &closure.dynamic(cache, compile)?)?;
     let names: Vec<String> = closure.libs.iter().cloned().collect();
-    natives::add_libraries(&mut h, cache, compile, &names)?;
-    natives::add_named_files(&mut h, cache, inv, compile)?;
+    natives::add_libraries(h, cache, compile, &names)?;
+    natives::add_named_files(h, cache, inv, compile)?;
     if compile.links() {
-        linker::add_to_key(&mut h, cache, inv, compile, &toolchain, &names)?;
+        linker::add_to_key(h, cache, inv, compile, &toolchain, &names)?;
     }
     if compile.driver.len() > 1 || is_clippy(compile) {
-        clippy(&mut h, cache, inv)?;
+        clippy(h, cache, inv)?;
     }
-    let extra = extra_inputs(&mut h, cache, inv, settings)?;
+    let extra = extra_inputs(h, cache, inv, settings)?;
     Ok(Ok(Known { key: InvocationKey(h.finish()), prefixes, remap, closure, watched, extra }))
 }
 

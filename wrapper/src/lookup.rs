@@ -15,7 +15,7 @@ use crate::depinfo;
 use crate::hasher::Hasher;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
-use crate::record::InputRecord;
+use crate::record::{self, InputRecord};
 
 /// What to do with an invocation.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,7 +107,12 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
             return Ok(Lookup::Hit(hit));
         }
     }
-    let reason = if records.is_empty() { "not seen before" } else { "its inputs changed" };
+    let why_key = key::explain(cache, inv, &compile, settings)?;
+    let reason = match records.is_empty() {
+        true if why_key.is_empty() => "not seen before".to_owned(),
+        true => why_key.join(", "),
+        false => record::explain(cache, inv, &known.key, &known.prefixes)?,
+    };
     let plan = plan(cache, compile, known, settings, &records, inv, reason)?;
     Ok(Lookup::Miss(Box::new(Plan { missing, ..plan })))
 }
@@ -178,7 +183,7 @@ fn plan(
     settings: &Settings,
     records: &[Vec<u8>],
     inv: &Invocation,
-    reason: &str,
+    reason: String,
 ) -> Result<Plan> {
     let wants_incremental = compile.incremental;
     let store = match settings.incremental {
@@ -208,7 +213,7 @@ fn plan(
         missing: Vec::new(),
         claim,
         store,
-        reason: reason.to_owned(),
+        reason,
         prefixes: known.prefixes,
         closure: known.closure,
         watched: known.watched,

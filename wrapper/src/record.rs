@@ -126,6 +126,98 @@ impl InputRecord {
     }
 }
 
+impl InputRecord {
+    /// Remembers the inputs' present values, to explain a later miss.
+    pub fn remember(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        key: &InvocationKey,
+        prefixes: &Prefixes,
+    ) -> Result<()> {
+        let values = self.values(cache, inv, prefixes)?;
+        cache.set_fact("inputs", &key.0, &postcard::to_stdvec(&values)?)
+    }
+
+    fn values(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        prefixes: &Prefixes,
+    ) -> Result<Vec<(Input, [u8; 8])>> {
+        let mut values = Vec::with_capacity(self.0.len());
+        for input in &self.0 {
+            let mut h = Hasher::new("value");
+            match input {
+                Input::File(template) | Input::Absent(template) => {
+                    if let Some(path) = prefixes.expand_path(template)
+                        && let Some(hash) = cache.hash_file(&path)?
+                    {
+                        h.field("content", &hash);
+                    }
+                }
+                Input::Env(name) => {
+                    if let Some(value) = inv.var(name) {
+                        h.field("set", &prefixes.normal(value));
+                    }
+                }
+                Input::Bound(token) => {
+                    h.field("path", prefixes.get(*token).map_or(&b""[..], |p| p.as_os_str().as_bytes()));
+                }
+                Input::Width => {}
+            }
+            let mut short = [0; 8];
+            short.copy_from_slice(&h.finish()[..8]);
+            values.push((input.clone(), short));
+        }
+        Ok(values)
+    }
+}
+
+/// What changed since the inputs of an invocation were remembered, in words; at most three.
+pub fn explain(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    key: &InvocationKey,
+    prefixes: &Prefixes,
+) -> Result<String> {
+    let fact =
+        cache.fact("inputs", &key.0)?.and_then(|v| postcard::from_bytes::<Vec<(Input, [u8; 8])>>(&v).ok());
+    let Some(old) = fact else { return Ok("its inputs changed".into()) };
+    let record = InputRecord(old.iter().map(|(input, _)| input.clone()).collect());
+    let now = record.values(cache, inv, prefixes)?;
+    let changed: Vec<String> = old
+        .iter()
+        .zip(&now)
+        .filter(|(old, now)| old.1 != now.1)
+        .take(3)
+        .map(|((input, _), _)| input.in_words())
+        .collect();
+    Ok(if changed.is_empty() {
+        "its inputs were not stored in this combination".into()
+    } else {
+        changed.join(", ")
+    })
+}
+
+impl Input {
+    fn in_words(&self) -> String {
+        let readable = |t: &[u8]| {
+            let text = String::from_utf8_lossy(t).replace("\u{1f}W\u{1f}/", "");
+            text.replace("\u{1f}T\u{1f}", "target")
+                .replace("\u{1f}C\u{1f}", "$CARGO_HOME")
+                .replace('\u{1f}', "")
+        };
+        match self {
+            Input::File(t) => format!("{} changed", readable(t)),
+            Input::Absent(t) => format!("{} appeared", readable(t)),
+            Input::Env(name) => format!("environment variable {name} changed"),
+            Input::Bound(_) => "the result contains the path of another checkout".into(),
+            Input::Width => "the terminal's width changed".into(),
+        }
+    }
+}
+
 /// The other place where rustc looks for the same module.
 fn alternative(path: &Path) -> Option<PathBuf> {
     if path.extension() != Some(OsStr::new("rs")) {
