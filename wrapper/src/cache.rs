@@ -148,6 +148,8 @@ pub struct FileId {
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub is_dir: bool,
+    /// Somebody may execute it.
+    pub executable: bool,
 }
 
 impl FileId {
@@ -160,6 +162,7 @@ impl FileId {
             mtime_ns: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
             ctime_ns: meta.ctime() * 1_000_000_000 + meta.ctime_nsec(),
             is_dir: meta.is_dir(),
+            executable: meta.mode() & 0o111 != 0,
         }
     }
 

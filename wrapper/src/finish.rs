@@ -59,7 +59,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
 
     let mut stored = Vec::with_capacity(outputs.len());
     for (dest, path) in outputs {
-        let executable = is_executable(&path);
+        let executable = cache.stat(&path)?.is_some_and(|id| id.executable);
         let sharing = compile.sharing();
         if changed {
             if let Some(hash) = cache.hash_file(&path)? {
@@ -163,11 +163,6 @@ fn changed_meanwhile(cache: &dyn Cache, plan: &Plan, record: &InputRecord, start
         }
     }
     Ok(false)
-}
-
-fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o111 != 0)
 }
 
 /// Replaces a file so that nobody sees half of it.
