@@ -1,0 +1,357 @@
+//! A mounted overlay, as the program holds it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use blake3::Hash;
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use rustix::fs::FlockOperation;
+
+use crate::adapter::{Adapter, Negotiated, Notify};
+use crate::blobs::Blobs;
+use crate::error::Result;
+use crate::journal;
+use crate::kernel::{self, Manner, MountError, MountState};
+use crate::overlay::{
+    LinkPolicy, Materialized, Overlay, Placement, SealError, SealTicket, Sealed, Stat, Statistics, WalkEntry,
+};
+use crate::path::RelPath;
+use crate::pool::Pool;
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the journal lives: a directory for this mount alone, made if missing. Not inside of the target.
+    pub state_dir: PathBuf,
+    /// Threads that read requests. Slow requests get others.
+    pub threads: usize,
+    /// Let other users in (root only, or with `user_allow_other` in /etc/fuse.conf). Permissions are checked either way.
+    pub allow_other: bool,
+}
+
+impl Options {
+    /// The usual options.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        Options { state_dir: state_dir.into(), threads: cores.clamp(2, 4), allow_other: false }
+    }
+}
+
+/// What an unmount leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// A complete real directory: every view becomes an ordinary file.
+    Files(LinkPolicy),
+    /// What the upper has; views are gone.
+    UpperOnly,
+    /// The upper and the journal: mounting again shows the same tree.
+    Journal,
+}
+
+/// A mounted overlay. Dropping it unmounts (lazily if it is in use) and leaves the journal.
+pub struct Mount {
+    dir: PathBuf,
+    state_dir: PathBuf,
+    overlay: Arc<Overlay>,
+    pool: Arc<Pool>,
+    session: Option<BackgroundSession>,
+    negotiated: Arc<OnceLock<Negotiated>>,
+    _lock: File,
+}
+
+impl std::fmt::Debug for Mount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mount").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// How long an answer of a mount that is there already may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Mount {
+    /// Mounts an overlay over a directory, whose present content becomes its upper. When this returns, it serves.
+    pub fn start(
+        dir: &Path,
+        options: &Options,
+        blobs: Arc<dyn Blobs>,
+    ) -> std::result::Result<Self, MountError> {
+        let dir = kernel::absolute(dir)?;
+        match kernel::mount_state(&dir, PATIENCE) {
+            MountState::None => {}
+            MountState::Stale => return Err(MountError::Stale(dir)),
+            MountState::Live | MountState::Silent => return Err(MountError::AlreadyMounted(dir)),
+        }
+        if !fs::metadata(&dir)?.is_dir() {
+            return Err(MountError::NotADirectory(dir));
+        }
+        let lock = lock_state(&options.state_dir)?;
+        let overlay = Arc::new(Overlay::open(&dir, &options.state_dir, blobs)?);
+        let pool = Arc::new(Pool::default());
+        let negotiated = Arc::new(OnceLock::new());
+        let adapter = Adapter::new(overlay.clone(), pool.clone(), negotiated.clone());
+        let connection = kernel::mount(&dir, options.allow_other)?;
+        let session = serve(adapter, connection, options).map_err(|error| {
+            let _ = kernel::unmount(&dir, Manner::Lazy);
+            let too_old = rustix::io::Errno::PROTONOSUPPORT.raw_os_error();
+            if error.raw_os_error() == Some(too_old) { MountError::TooOld } else { MountError::Io(error) }
+        })?;
+        overlay.set_kernel(Box::new(Notify(session.notifier())));
+        let state_dir = options.state_dir.clone();
+        Ok(Mount { dir, state_dir, overlay, pool, session: Some(session), negotiated, _lock: lock })
+    }
+
+    /// Unmounts, then leaves behind what is asked for. With `force`, also if it is in use: its users then get errors (or,
+    /// without privilege, go on with what they have open). On `Busy` it is still mounted.
+    pub fn unmount(&mut self, leave: Leave, force: bool) -> std::result::Result<Materialized, MountError> {
+        let mut leave = leave;
+        if self.session.is_some() {
+            let lazily = self.detach(force)?;
+            if lazily && let Leave::Files(policy) = &mut leave {
+                // Somebody may still write through it; that must not reach a blob.
+                *policy = LinkPolicy::Never;
+            }
+        }
+        dissolve(&self.overlay, &self.state_dir, leave)
+    }
+
+    /// Returns whether it had to be lazy.
+    fn detach(&mut self, force: bool) -> std::result::Result<bool, MountError> {
+        let deadline = Instant::now() + Duration::from_millis(if force { 200 } else { 1000 });
+        let mut lazily = false;
+        while self.is_serving() {
+            match kernel::unmount(&self.dir, Manner::Polite) {
+                Ok(()) | Err(MountError::NotMounted(_)) => break,
+                Err(MountError::Busy(_)) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Err(MountError::Busy(_)) if force => {
+                    kernel::unmount(&self.dir, Manner::Lazy)?;
+                    lazily = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.end_session();
+        Ok(lazily)
+    }
+
+    /// Waits (not for ever: a lazy unmount may leave users behind) for the requests under way.
+    fn end_session(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while !session.guard.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if session.guard.is_finished() {
+            let _ = session.join();
+            self.pool.drain();
+        }
+    }
+
+    /// Does the kernel still send requests? Not after somebody else unmounted it.
+    pub fn is_serving(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| !s.guard.is_finished())
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the kernel and the overlay agreed on.
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.get()
+    }
+
+    /// A path inside of this mount, from an absolute one.
+    pub fn relative(&self, path: &Path) -> Option<RelPath> {
+        RelPath::new(path.strip_prefix(&self.dir).ok()?).ok()
+    }
+
+    /// Puts views and small files at their paths, replacing what is there, making parents where missing.
+    pub fn place(&self, placements: &[Placement]) -> Result<()> {
+        self.overlay.place(placements)
+    }
+
+    /// Removes a file, or a directory with all that is in it. What is not there is removed already.
+    pub fn remove(&self, path: &RelPath) -> Result<()> {
+        self.overlay.remove(path)
+    }
+
+    /// Sets modification times, all at once. Returns how many of the paths exist.
+    pub fn set_mtimes(&self, times: &[(RelPath, SystemTime)]) -> Result<usize> {
+        self.overlay.set_mtimes(times)
+    }
+
+    /// What a path is. Symbolic links are not followed.
+    pub fn stat(&self, path: &RelPath) -> Result<Stat> {
+        self.overlay.stat(path)
+    }
+
+    /// Opens a regular file for reading, without going through the mount.
+    pub fn open_file(&self, path: &RelPath) -> Result<File> {
+        self.overlay.open_file(path)
+    }
+
+    /// Target of a symbolic link.
+    pub fn read_link(&self, path: &RelPath) -> Result<Vec<u8>> {
+        self.overlay.read_link(path)
+    }
+
+    /// The whole tree at one moment, parents before their children.
+    pub fn walk(&self) -> Result<Vec<WalkEntry>> {
+        self.overlay.walk()
+    }
+
+    /// Opens a finished upper file, to be hashed and then committed.
+    pub fn begin_seal(&self, path: &RelPath) -> std::result::Result<SealTicket, SealError> {
+        self.overlay.begin_seal(path)
+    }
+
+    /// Makes the file a blob and its names a view of it; `Changed` if anything has happened to it since the beginning.
+    /// `link_ok`: may become a hard link to the blob after an unmount.
+    pub fn commit_seal(
+        &self,
+        ticket: SealTicket,
+        hash: Hash,
+        size: u64,
+        link_ok: bool,
+    ) -> std::result::Result<(), SealError> {
+        self.overlay.commit_seal(ticket, hash, size, link_ok)
+    }
+
+    /// Hashes and seals one file.
+    pub fn seal(&self, path: &RelPath, link_ok: bool) -> std::result::Result<(Hash, u64), SealError> {
+        let ticket = self.begin_seal(path)?;
+        let (hash, size) = (ticket.hash()?, ticket.size);
+        self.commit_seal(ticket, hash, size, link_ok)?;
+        Ok((hash, size))
+    }
+
+    /// Seals files that nobody has changed for `older_than`, until `budget` is used up. `wanted` may leave files out.
+    pub fn seal_quiet(
+        &self,
+        older_than: Duration,
+        budget: Duration,
+        wanted: &dyn Fn(&RelPath) -> bool,
+    ) -> std::result::Result<Sealed, SealError> {
+        self.overlay.seal_quiet(older_than, budget, wanted)
+    }
+
+    /// Time since a program last changed anything through the mount.
+    pub fn idle(&self) -> Duration {
+        self.overlay.idle()
+    }
+
+    /// Counts of files and bytes. Looks at every file.
+    pub fn statistics(&self) -> Result<Statistics> {
+        self.overlay.statistics()
+    }
+
+    /// The blobs that the mount shows. They must not be removed.
+    pub fn shown(&self) -> Vec<Hash> {
+        self.overlay.shown()
+    }
+
+    /// The present time on the clock that files are stamped with.
+    pub fn now(&self) -> Result<SystemTime> {
+        self.overlay.now().map(crate::overlay::system_time)
+    }
+
+    /// Makes the journal durable, and short if it is long.
+    pub fn sync(&self) -> Result<()> {
+        self.overlay.compact()?;
+        self.overlay.sync_journal()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.session.is_some()
+            && let Err(error) = self.detach(true)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot unmount");
+        }
+        let _ = self.overlay.sync_journal();
+    }
+}
+
+/// Finishes what an unmount (or a dead daemon) has left: the journal of a directory that is not mounted.
+pub fn dissolve_unmounted(
+    dir: &Path,
+    state_dir: &Path,
+    blobs: Arc<dyn Blobs>,
+    leave: Leave,
+) -> std::result::Result<Materialized, MountError> {
+    let dir = kernel::absolute(dir)?;
+    match kernel::mount_state(&dir, PATIENCE) {
+        MountState::None => {}
+        MountState::Stale => return Err(MountError::Stale(dir)),
+        MountState::Live | MountState::Silent => return Err(MountError::AlreadyMounted(dir)),
+    }
+    let _lock = lock_state(state_dir)?;
+    let overlay = Overlay::open(&dir, state_dir, blobs)?;
+    dissolve(&overlay, state_dir, leave)
+}
+
+/// Does a state directory hold a journal with views in it?
+pub fn has_journal(state_dir: &Path) -> bool {
+    journal::Journal::exists(state_dir)
+}
+
+fn dissolve(
+    overlay: &Overlay,
+    state_dir: &Path,
+    leave: Leave,
+) -> std::result::Result<Materialized, MountError> {
+    match leave {
+        Leave::Files(policy) => {
+            let report = overlay.materialize(policy)?;
+            journal::remove(state_dir)?;
+            Ok(report)
+        }
+        Leave::UpperOnly => {
+            journal::remove(state_dir)?;
+            Ok(Materialized::default())
+        }
+        Leave::Journal => {
+            overlay.sync_journal()?;
+            Ok(Materialized::default())
+        }
+    }
+}
+
+/// Two processes on one journal would destroy it.
+fn lock_state(state_dir: &Path) -> std::result::Result<File, MountError> {
+    fs::create_dir_all(state_dir)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(state_dir.join("lock"))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(MountError::InUse(state_dir.to_owned())),
+        Err(error) => Err(MountError::Io(error.into())),
+    }
+}
+
+fn serve(
+    adapter: Adapter,
+    connection: std::os::fd::OwnedFd,
+    options: &Options,
+) -> io::Result<BackgroundSession> {
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads.max(1));
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    Session::from_fd(adapter, connection, acl, config)?.spawn()
+}
+
+/// Raises this process's limit of open files as far as it may: a mount holds one for each file that was unlinked while
+/// in use, and some more.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

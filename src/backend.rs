@@ -1,0 +1,137 @@
+//! Who answers the wrapper: the daemon when it is there and well, else this process on the store. Same code, same
+//! answers.
+
+use std::cell::{OnceCell, RefCell};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kache_wrapper::cache::{self, Cache, Event, Invocation};
+use kache_wrapper::compile::Ran;
+use kache_wrapper::finish::{self, Finished};
+use kache_wrapper::lookup::{self, Lookup, Plan};
+
+use crate::config::Config;
+use crate::daemon::client::Client;
+use crate::daemon::protocol::{Body, Response};
+use crate::daemon::start;
+use crate::store::Store;
+
+/// A daemon that is alive may hash a lot before it answers, but a build does not wait for ever.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Backend {
+    config: Config,
+    daemon: RefCell<Option<Client>>,
+    store: OnceCell<Store>,
+}
+
+impl Backend {
+    /// `None` when the user turned kache off.
+    pub fn open(inv: &Invocation) -> Result<Option<Backend>> {
+        let config = config(inv);
+        if config.disabled {
+            return Ok(None);
+        }
+        let daemon = Client::connect(&config.cache_dir);
+        let backend = Backend { config, daemon: RefCell::new(daemon), store: OnceCell::new() };
+        if backend.daemon.borrow().is_none() {
+            // Without a daemon everything is needed here and now; better to know at once that it is not to be had.
+            backend.store()?;
+            if !backend.config.daemon_idle_timeout.is_zero() {
+                start::spawn_if_absent(&backend.config);
+            }
+        }
+        Ok(Some(backend))
+    }
+
+    pub fn lookup(&self, inv: &Invocation) -> cache::Result<Lookup> {
+        match self.ask(|| Body::Lookup(inv.clone()), LOOKUP_PATIENCE) {
+            Some(Response::Lookup(found)) => Ok(found),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => lookup::lookup(self.store()?, inv, &self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"))),
+        }
+    }
+
+    pub fn finish(&self, inv: &Invocation, plan: &Plan, ran: &Ran) -> cache::Result<Finished> {
+        let request = || Body::Finish { inv: inv.clone(), plan: Box::new(plan.clone()), ran: ran.clone() };
+        match self.ask(request, FINISH_PATIENCE) {
+            Some(Response::Finished(finished)) => Ok(finished),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => finish::finish(self.store()?, inv, plan, ran),
+        }
+    }
+
+    /// Was something published for this invocation since the plan was made?
+    pub fn has_news(&self, plan: &Plan) -> bool {
+        match self.ask(|| Body::HasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
+            Some(Response::News(news)) => news,
+            _ => self.store().is_ok_and(|store| lookup::has_news(store, plan).unwrap_or(false)),
+        }
+    }
+
+    pub fn event(&self, event: Event) {
+        if let Some(client) = self.daemon.borrow_mut().as_mut()
+            && client.tell(Body::Event(event.clone())).is_ok()
+        {
+            return;
+        }
+        if let Ok(store) = self.store() {
+            store.event(&event);
+        }
+    }
+
+    pub fn locks_dir(&self) -> PathBuf {
+        Store::locks_dir_in(&self.config.cache_dir)
+    }
+
+    /// Another wrapper for what kache passes through.
+    pub fn fallback(&self) -> Option<&OsStr> {
+        self.config.fallback.as_deref().map(OsStr::new)
+    }
+
+    /// Ends what this process has to write.
+    pub fn close(&self) {
+        if let Some(store) = self.store.get()
+            && let Err(error) = store.flush()
+        {
+            tracing::warn!(%error, "cannot write to the index");
+        }
+    }
+
+    /// `None` when there is no daemon, or it does not answer in time: then it is left alone by this process.
+    fn ask(&self, body: impl FnOnce() -> Body, patience: Duration) -> Option<Response> {
+        let mut daemon = self.daemon.borrow_mut();
+        let answer = daemon.as_mut()?.ask(body(), patience);
+        match answer {
+            Ok(Response::OtherVersion(_)) | Err(_) => {
+                *daemon = None;
+                None
+            }
+            Ok(answer) => Some(answer),
+        }
+    }
+
+    fn store(&self) -> Result<&Store> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let dir = &self.config.cache_dir;
+        let store = self
+            .config
+            .open_store()
+            .with_context(|| format!("cannot open the store in {}", dir.display()))?;
+        Ok(self.store.get_or_init(|| store))
+    }
+}
+
+/// Configuration as the caller of the compiler has it; bad values do not stop a build.
+pub fn config(inv: &Invocation) -> Config {
+    let env = |name: &str| -> Option<OsString> { inv.var(name).map(OsStr::to_owned) };
+    Config::load(&env, &inv.cwd).unwrap_or_else(|error| {
+        crate::log::warn(inv, &format!("{error:#}; using defaults"));
+        Config::default_for(&env)
+    })
+}

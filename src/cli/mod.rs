@@ -1,0 +1,81 @@
+//! The command line: parse, call, print.
+
+mod config;
+mod daemon;
+mod format;
+mod gc;
+mod mount;
+mod mounts;
+mod report;
+mod stats;
+mod umount;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// Makes Rust's target/ a content-addressed file system: never compile the same thing twice
+#[derive(Debug, Parser)]
+#[command(name = "kache", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Hits, misses and what they saved
+    Stats(stats::Stats),
+    /// What became of each action
+    Report(report::Report),
+    /// Remove what was used longest ago until the store fits
+    Gc(gc::Gc),
+    /// Effective settings and where they come from
+    Config(config::ConfigCommand),
+    /// Mount an overlay over a target directory
+    Mount(mount::Mount),
+    /// Unmount, leaving a complete real directory
+    Umount(umount::Umount),
+    /// What is mounted
+    Mounts(mounts::Mounts),
+    /// The background process
+    Daemon(daemon::Daemon),
+}
+
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .with_target(false)
+        .init();
+    match load().and_then(|config| dispatch(&cli.command, &config)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kache: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
+    match command {
+        Command::Stats(args) => stats::run(args, config),
+        Command::Report(args) => report::run(args, config),
+        Command::Gc(args) => gc::run(args, config),
+        Command::Config(args) => config::run(args, config),
+        Command::Mount(args) => mount::run(args, config),
+        Command::Umount(args) => umount::run(args, config),
+        Command::Mounts(args) => mounts::run(args, config),
+        Command::Daemon(args) => daemon::run(args, config),
+    }
+}
+
+fn load() -> Result<Config> {
+    let cwd = std::env::current_dir().context("the current directory is gone")?;
+    Config::load(&|name: &str| -> Option<OsString> { std::env::var_os(name) }, &cwd)
+}

@@ -1,0 +1,92 @@
+//! `kache mount [DIR]`: an overlay over a target directory.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::config::Config;
+use crate::daemon::protocol::{Body, Response};
+use crate::daemon::{self, link, server};
+
+/// Mounting may have to recover a journal and materialize nothing; it is quick, but disks are not always.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Target directory [default: ./target]
+    #[arg(default_value = "target")]
+    dir: PathBuf,
+    /// Put the mount into the cache directory and make DIR a symbolic link to it, so that `cargo clean` works
+    #[arg(long)]
+    link: bool,
+    /// Stay in the foreground and serve until interrupted
+    #[arg(long)]
+    foreground: bool,
+    /// Succeed (and say so) where mounting is impossible; builds then go on by reflink, hardlink or copy
+    #[arg(long)]
+    if_available: bool,
+}
+
+pub fn run(args: &Mount, config: &Config) -> Result<ExitCode> {
+    let dir = if args.link { link::prepare(config, &args.dir)? } else { absolute(&args.dir)? };
+    if args.foreground {
+        return foreground(config, &dir, args.if_available);
+    }
+    let mut client = daemon::start::ensure_current(config)?;
+    let answer = client
+        .ask(Body::Mount { dir: dir.clone(), empty: false }, PATIENCE)
+        .context("the daemon does not answer")?;
+    report(&answer, &args.dir, args.if_available)
+}
+
+fn report(answer: &Response, dir: &Path, if_available: bool) -> Result<ExitCode> {
+    match answer {
+        Response::Mounted { already: true, .. } => println!("{} is mounted already", dir.display()),
+        Response::Mounted { files, .. } => println!("mounted {} ({files} files)", dir.display()),
+        Response::Unavailable(why) => {
+            eprintln!(
+                "kache: cannot mount: {why}\nBuilds go on without a mount, by reflink, hardlink or copy."
+            );
+            return Ok(if if_available { ExitCode::SUCCESS } else { ExitCode::from(2) });
+        }
+        Response::Failed(why) => bail!("cannot mount {}: {why}", dir.display()),
+        other => bail!("unexpected answer from the daemon: {other:?}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// This process is the daemon, for as long as it lives.
+fn foreground(config: &Config, dir: &Path, if_available: bool) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    server::run(config, |engine| {
+        let answer = engine.mount(dir, false);
+        match report(&answer, dir, if_available) {
+            Ok(c) if matches!(answer, Response::Mounted { .. }) => {
+                code = c;
+                Ok(true)
+            }
+            Ok(c) => {
+                code = c;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    })?;
+    Ok(code)
+}
+
+/// Absolute path of a directory that may not exist yet; links in the existing part are resolved.
+pub fn absolute(dir: &Path) -> Result<PathBuf> {
+    if let Ok(real) = std::fs::canonicalize(dir) {
+        return Ok(real);
+    }
+    let here = std::env::current_dir().context("the current directory is gone")?.join(dir);
+    // A dead mount cannot be resolved itself, its parent can.
+    match (here.parent().and_then(|p| std::fs::canonicalize(p).ok()), here.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.join(name)),
+        _ => Ok(here),
+    }
+}

@@ -1,0 +1,55 @@
+//! `kache mounts`: what is mounted, and what it costs.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::config::Config;
+use crate::daemon::client::Client;
+use crate::daemon::protocol::{Body, MountInfo, Response};
+
+#[derive(Debug, Args)]
+pub struct Mounts {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
+    let mounts = match Client::connect(&config.cache_dir) {
+        None => Vec::new(),
+        Some(mut client) => {
+            match client.ask(Body::Mounts, Duration::from_secs(10)).context("the daemon does not answer")? {
+                Response::Mounts(mounts) => mounts,
+                other => bail!("unexpected answer from the daemon: {other:?}"),
+            }
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&mounts)?);
+    } else if mounts.is_empty() {
+        println!("nothing is mounted");
+    } else {
+        print(&mounts);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(mounts: &[MountInfo]) {
+    use super::format::{bytes, since};
+    println!("{:>8} {:>8} {:>10} {:>10}  {:<14} PATH", "FILES", "VIEWS", "SHOWN", "OWN", "SINCE");
+    for m in mounts {
+        println!(
+            "{:>8} {:>8} {:>10} {:>10}  {:<14} {}{}",
+            m.files,
+            m.views,
+            bytes(m.shown_bytes),
+            bytes(m.own_bytes),
+            since(m.since_ms),
+            m.dir.display(),
+            if m.alive { "" } else { " (dead)" },
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! `kache umount [DIR|--all]`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::mount::absolute;
+use crate::config::Config;
+use crate::daemon::client::Client;
+use crate::daemon::mounts;
+use crate::daemon::protocol::{Body, Response};
+
+/// Materializing a large target by copies takes its time.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// Target directory [default: ./target]
+    #[arg(default_value = "target")]
+    dir: PathBuf,
+    /// Unmount everything
+    #[arg(long, conflicts_with = "dir")]
+    all: bool,
+    /// Drop what the mount shows instead of leaving a complete real directory
+    #[arg(long)]
+    discard: bool,
+}
+
+pub fn run(args: &Umount, config: &Config) -> Result<ExitCode> {
+    let Some(mut client) = Client::connect(&config.cache_dir) else {
+        return without_daemon(args, config);
+    };
+    let dirs = if args.all {
+        match client.ask(Body::Mounts, PATIENCE).context("the daemon does not answer")? {
+            Response::Mounts(mounts) => mounts.into_iter().map(|m| m.dir).collect(),
+            other => bail!("unexpected answer from the daemon: {other:?}"),
+        }
+    } else {
+        vec![absolute(&args.dir)?]
+    };
+    for dir in dirs {
+        match client.ask(Body::Umount { dir: dir.clone(), discard: args.discard }, PATIENCE) {
+            Ok(Response::Done) => println!("unmounted {}", dir.display()),
+            Ok(Response::Failed(why)) => bail!("cannot unmount {}: {why}", dir.display()),
+            Ok(other) => bail!("unexpected answer from the daemon: {other:?}"),
+            Err(error) => return Err(error).context("the daemon does not answer"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon is gone, its mounts may be there still, dead.
+fn without_daemon(args: &Umount, config: &Config) -> Result<ExitCode> {
+    let dirs = if args.all { mounts::known(config) } else { vec![absolute(&args.dir)?] };
+    let mut found = false;
+    for dir in dirs {
+        if mounts::recover_without_daemon(config, &dir, args.discard)? {
+            println!("unmounted {}", dir.display());
+            found = true;
+        }
+    }
+    if !found && !args.all {
+        bail!("{} is not mounted", args.dir.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

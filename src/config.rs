@@ -1,0 +1,426 @@
+//! Every setting in one table: its key in files, its environment variable, its default and what it means.
+//!
+//! Environment > nearest `.kache.toml` above the working directory > user configuration > default.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use kache_wrapper::cache::{Incremental, Settings};
+
+use crate::store::{self, Store, Verify};
+
+/// One setting.
+pub struct Setting {
+    /// In a file, below `[cache]`.
+    pub key: &'static str,
+    pub env: &'static str,
+    pub default: &'static str,
+    pub doc: &'static str,
+}
+
+const fn setting(key: &'static str, env: &'static str, default: &'static str, doc: &'static str) -> Setting {
+    Setting { key, env, default, doc }
+}
+
+/// All of them.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "cache_dir",
+        "KACHE_CACHE_DIR",
+        "",
+        "Where the cache lives. Default: `$XDG_CACHE_HOME/kache`, else `~/.cache/kache` (macOS: `~/Library/Caches/kache`).",
+    ),
+    setting(
+        "max_size",
+        "KACHE_MAX_SIZE",
+        "",
+        "Bytes that blobs may take on disk, with a unit (`20GiB`, `500MB`). Default: 50 GiB or a quarter of the disk, whichever is less.",
+    ),
+    setting("disabled", "KACHE_DISABLED", "false", "Run the compiler as if kache were not there."),
+    setting("key_salt", "KACHE_KEY_SALT", "", "Part of every key: another salt is another cache."),
+    setting(
+        "key_env_vars",
+        "KACHE_KEY_ENV_VARS",
+        "",
+        "Further environment variables whose values are part of every key (list; in the environment separated by commas).",
+    ),
+    setting(
+        "extra_inputs",
+        "KACHE_EXTRA_INPUTS",
+        "",
+        "Files that macros read and rustc does not report, as globs relative to the package (list). A package can have its own in `kache.toml`.",
+    ),
+    setting(
+        "path_remap",
+        "KACHE_PATH_REMAP",
+        "true",
+        "Replace this machine's paths in outputs, so that checkouts and machines can share results.",
+    ),
+    setting(
+        "cache_executables",
+        "KACHE_CACHE_EXECUTABLES",
+        "true",
+        "Cache linked programs and libraries too, not only what they are made of.",
+    ),
+    setting(
+        "incremental",
+        "KACHE_INCREMENTAL",
+        "auto",
+        "`auto`: first builds for the cache, edits incrementally and not stored. `never`: all for the cache. `always`: as cargo asks, such results are not stored.",
+    ),
+    setting("build_scripts", "KACHE_BUILD_SCRIPTS", "true", "Cache what build scripts do."),
+    setting(
+        "build_scripts_exclude",
+        "KACHE_BUILD_SCRIPTS_EXCLUDE",
+        "",
+        "Packages whose build scripts always run (list).",
+    ),
+    setting(
+        "verify",
+        "KACHE_VERIFY",
+        "stat",
+        "When blobs are read again before use: `stat` (when they look different), `always`.",
+    ),
+    setting("fallback", "KACHE_FALLBACK", "", "Another wrapper for what kache passes through."),
+    setting(
+        "daemon_idle_timeout",
+        "KACHE_DAEMON_IDLE_TIMEOUT",
+        "30m",
+        "The daemon ends when it had nothing to do for so long (`90s`, `30m`, `2h`). `0`: wrappers do not start one.",
+    ),
+];
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    Env(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::Env(name) => write!(f, "${name}"),
+        }
+    }
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub cache_dir: PathBuf,
+    pub max_size: Option<u64>,
+    pub disabled: bool,
+    pub verify: Verify,
+    pub fallback: Option<String>,
+    pub daemon_idle_timeout: Duration,
+    pub settings: Settings,
+    /// Each setting's text and origin, in the order of the table.
+    pub origins: Vec<(String, Origin)>,
+}
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Config {
+    /// A pure function of the given environment, the directory, and the files that these name.
+    pub fn load(env: Env, cwd: &Path) -> Result<Config> {
+        let files = read_files(env, cwd)?;
+        let mut origins = Vec::with_capacity(SETTINGS.len());
+        for s in SETTINGS {
+            let found = match env(s.env) {
+                Some(value) => {
+                    let text = value.into_string().map_err(|_| anyhow!("{} is not UTF-8", s.env))?;
+                    Some((text, Origin::Env(s.env)))
+                }
+                None => files.iter().find_map(|f| f.get(s.key)).transpose()?,
+            };
+            origins.push(found.unwrap_or_else(|| (s.default.to_owned(), Origin::Default)));
+        }
+        Config::from(origins, env)
+    }
+
+    /// When files or variables are broken and a build must go on.
+    pub fn default_for(env: Env) -> Config {
+        let origins = SETTINGS.iter().map(|s| {
+            let dir = (s.key == "cache_dir").then(|| env(s.env)).flatten().and_then(|v| v.into_string().ok());
+            (dir.unwrap_or_else(|| s.default.to_owned()), Origin::Default)
+        });
+        let origins: Vec<_> = origins.collect();
+        // The defaults in the table are valid: a unit test loads them.
+        Config::from(origins, env).expect("defaults are valid")
+    }
+
+    fn from(origins: Vec<(String, Origin)>, env: Env) -> Result<Config> {
+        let get = |key: &str| {
+            let at = SETTINGS.iter().position(|s| s.key == key).expect("a key of the table");
+            (&origins[at].0, &origins[at].1)
+        };
+        fn parse<T>(found: (&String, &Origin), key: &str, f: impl Fn(&str) -> Result<T>) -> Result<T> {
+            f(found.0).with_context(|| format!("bad value `{}` for `{key}` (from {})", found.0, found.1))
+        }
+        let boolean_of = |key: &str| parse(get(key), key, boolean);
+        let list_of = |key: &str| list(get(key).0);
+        let cache_dir = match get("cache_dir").0.as_str() {
+            "" => default_cache_dir(env),
+            dir => PathBuf::from(dir),
+        };
+        let cache_dir =
+            if cache_dir.is_absolute() { cache_dir } else { std::env::current_dir()?.join(cache_dir) };
+        let settings = Settings {
+            key_salt: get("key_salt").0.clone(),
+            key_env_vars: list_of("key_env_vars"),
+            extra_inputs: list_of("extra_inputs"),
+            path_remap: boolean_of("path_remap")?,
+            cache_executables: boolean_of("cache_executables")?,
+            incremental: parse(get("incremental"), "incremental", |text| match text {
+                "auto" => Ok(Incremental::Auto),
+                "never" => Ok(Incremental::Never),
+                "always" => Ok(Incremental::Always),
+                _ => bail!("expected `auto`, `never` or `always`"),
+            })?,
+            build_scripts: boolean_of("build_scripts")?,
+            build_scripts_exclude: list_of("build_scripts_exclude"),
+        };
+        Ok(Config {
+            cache_dir,
+            max_size: parse(get("max_size"), "max_size", |text| match text {
+                "" => Ok(None),
+                text => size(text).map(Some),
+            })?,
+            disabled: boolean_of("disabled")?,
+            verify: parse(get("verify"), "verify", |text| match text {
+                "stat" => Ok(Verify::Stat),
+                "always" => Ok(Verify::Always),
+                _ => bail!("expected `stat` or `always`"),
+            })?,
+            fallback: Some(get("fallback").0.clone()).filter(|f| !f.is_empty()),
+            daemon_idle_timeout: parse(get("daemon_idle_timeout"), "daemon_idle_timeout", duration)?,
+            settings,
+            origins,
+        })
+    }
+
+    pub fn open_store(&self) -> store::Result<Store> {
+        let program = std::env::current_exe().ok();
+        Store::open(&self.cache_dir, store::Options { verify: self.verify, max_size: self.max_size, program })
+    }
+
+    /// The wrapper's settings for a package: a `kache.toml` beside its manifest adds extra inputs.
+    pub fn settings_for(&self, package: Option<&OsStr>) -> Settings {
+        let mut settings = self.settings.clone();
+        if let Some(package) = package
+            && let Ok(text) = std::fs::read_to_string(Path::new(package).join("kache.toml"))
+            && let Ok(table) = text.parse::<toml::Table>()
+            && let Some(extra) = table.get("extra_inputs").and_then(toml::Value::as_array)
+        {
+            settings.extra_inputs.extend(extra.iter().filter_map(toml::Value::as_str).map(str::to_owned));
+        }
+        settings
+    }
+}
+
+struct ConfigFile {
+    path: PathBuf,
+    table: toml::Table,
+}
+
+impl ConfigFile {
+    fn get(&self, key: &str) -> Option<Result<(String, Origin)>> {
+        let value = self.table.get("cache")?.as_table()?.get(key)?;
+        let text = match value {
+            toml::Value::String(s) => Ok(s.clone()),
+            toml::Value::Boolean(b) => Ok(b.to_string()),
+            toml::Value::Integer(i) => Ok(i.to_string()),
+            toml::Value::Array(items) => items
+                .iter()
+                .map(|i| {
+                    i.as_str().map(str::to_owned).ok_or_else(|| {
+                        anyhow!("`{key}` in {} must be a list of strings", self.path.display())
+                    })
+                })
+                .collect::<Result<Vec<_>>>()
+                .map(|v| v.join(",")),
+            _ => Err(anyhow!("`{key}` in {} has the wrong type", self.path.display())),
+        };
+        Some(text.map(|t| (t, Origin::File(self.path.clone()))))
+    }
+}
+
+/// Nearest project file first, then the user's.
+fn read_files(env: Env, cwd: &Path) -> Result<Vec<ConfigFile>> {
+    let project = cwd.ancestors().map(|d| d.join(".kache.toml")).find(|p| p.is_file());
+    let user = user_file(env).filter(|p| p.is_file());
+    project.into_iter().chain(user).map(read_file).collect()
+}
+
+fn read_file(path: PathBuf) -> Result<ConfigFile> {
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let table: toml::Table = text.parse().with_context(|| format!("{} is not valid TOML", path.display()))?;
+    if let Some(cache) = table.get("cache").and_then(toml::Value::as_table)
+        && let Some(unknown) = cache.keys().find(|k| !SETTINGS.iter().any(|s| s.key == k.as_str()))
+    {
+        bail!("unknown setting `{unknown}` in {} (`kache config` lists all)", path.display());
+    }
+    Ok(ConfigFile { path, table })
+}
+
+/// The user's configuration file, whether it exists or not.
+pub fn user_file(env: Env) -> Option<PathBuf> {
+    if let Some(path) = env("KACHE_CONFIG") {
+        return Some(path.into());
+    }
+    let base = env("XDG_CONFIG_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    Some(base.or_else(|| Some(home(env)?.join(".config")))?.join("kache/config.toml"))
+}
+
+fn default_cache_dir(env: Env) -> PathBuf {
+    if let Some(base) = env("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute()) {
+        return base.join("kache");
+    }
+    match home(env) {
+        Some(home) if cfg!(target_os = "macos") => home.join("Library/Caches/kache"),
+        Some(home) => home.join(".cache/kache"),
+        // No home at all: a directory of this user's own, with others shut out by its mode.
+        None => std::env::temp_dir().join(format!("kache-{}", nix::unistd::getuid())),
+    }
+}
+
+fn home(env: Env) -> Option<PathBuf> {
+    let set = env("HOME").map(PathBuf::from).filter(|h| h.is_absolute());
+    set.or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.dir))
+}
+
+fn boolean(text: &str) -> Result<bool> {
+    match text {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        _ => bail!("expected `true` or `false`"),
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+}
+
+/// Bytes, from `123`, `10KB`, `5GiB`.
+pub fn size(text: &str) -> Result<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..split].parse().map_err(|_| anyhow!("expected a size such as `20GiB`"))?;
+    let unit: u64 = match text[split..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        unit => bail!("unknown unit `{unit}`"),
+    };
+    Ok((number * unit as f64) as u64)
+}
+
+/// A time span, from `90`, `90s`, `30m`, `2h`, `7d`.
+pub fn duration(text: &str) -> Result<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().map_err(|_| anyhow!("expected a time such as `30m`"))?;
+    let unit = match text[split..].trim() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        unit => bail!("unknown unit `{unit}`"),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// docs/configuration.md.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\nGenerated from the table in `src/config.rs` by `kache config --markdown`; a test compares them.\n\n\
+         A setting is taken from its environment variable, else from the nearest `.kache.toml` above the working directory, \
+         else from the user's `~/.config/kache/config.toml` (`XDG_CONFIG_HOME`, `KACHE_CONFIG`), else it has its default. \
+         In files, settings stand below `[cache]`.\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for s in SETTINGS {
+        let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
+        text.push_str(&format!(
+            "| `{}` | `{}` | {default} | {} |\n",
+            s.key,
+            s.env,
+            s.doc.replace('|', "\\|")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(vars: &[(&str, &str)], cwd: &Path) -> Result<Config> {
+        let env = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+        Config::load(&env, cwd)
+    }
+
+    #[test]
+    fn environment_beats_project_beats_user_beats_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let cwd = dir.path().join("a/b");
+        std::fs::create_dir_all(&cwd).unwrap();
+        let user = dir.path().join("user.toml");
+        std::fs::write(&user, "[cache]\nkey_salt = 'user'\nmax_size = '1GiB'\nkey_env_vars = ['A', 'B']\n")
+            .unwrap();
+        std::fs::write(dir.path().join("a/.kache.toml"), "[cache]\nkey_salt = 'project'\n").unwrap();
+        let user = user.to_str().unwrap();
+        let c = load(&[("KACHE_CONFIG", user), ("HOME", "/h")], &cwd).unwrap();
+        assert_eq!(c.settings.key_salt, "project");
+        assert_eq!(c.max_size, Some(1 << 30));
+        assert_eq!(c.settings.key_env_vars, ["A", "B"]);
+        assert_eq!(c.cache_dir, Path::new("/h/.cache/kache"));
+        let c = load(&[("KACHE_CONFIG", user), ("KACHE_KEY_SALT", "env"), ("HOME", "/h")], &cwd).unwrap();
+        assert_eq!(c.settings.key_salt, "env");
+    }
+
+    #[test]
+    fn bad_values_name_themselves_and_their_origin() {
+        let dir = tempfile::tempdir().unwrap();
+        let error =
+            format!("{:#}", load(&[("KACHE_MAX_SIZE", "lots"), ("HOME", "/h")], dir.path()).unwrap_err());
+        assert!(
+            error.contains("lots") && error.contains("max_size") && error.contains("KACHE_MAX_SIZE"),
+            "{error}"
+        );
+        std::fs::write(dir.path().join(".kache.toml"), "[cache]\nmax_sise = 1\n").unwrap();
+        let error = format!("{:#}", load(&[("HOME", "/h")], dir.path()).unwrap_err());
+        assert!(error.contains("max_sise"), "{error}");
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let c = Config::default_for(&|_| None);
+        assert_eq!(c.settings, Settings::default());
+        assert_eq!(c.daemon_idle_timeout, Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn the_documentation_is_this_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(written, markdown(), "run `kache config --markdown > docs/configuration.md`");
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("1.5GiB").unwrap(), 3 << 29);
+        assert_eq!(size("500MB").unwrap(), 500_000_000);
+        assert!(size("5 apples").is_err() && size("").is_err());
+        assert_eq!(duration("2h").unwrap(), Duration::from_secs(7200));
+    }
+}

@@ -1,0 +1,44 @@
+//! The client's end: connect, ask, and give up early on a daemon that does not answer.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::protocol::{self, ALIVE, Body, Request, Response, VERSION};
+use super::socket;
+
+/// A daemon that is alive says so within this time.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
+
+/// A connection to the daemon.
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// `None` when no daemon listens for this cache directory.
+    pub fn connect(cache_dir: &Path) -> Option<Client> {
+        let stream = UnixStream::connect(socket::path(cache_dir)).ok()?;
+        stream.set_write_timeout(Some(SIGN_OF_LIFE)).ok()?;
+        Some(Client { stream })
+    }
+
+    /// Says something that needs no answer.
+    pub fn tell(&mut self, body: Body) -> io::Result<()> {
+        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })
+    }
+
+    /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.
+    pub fn ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
+        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })?;
+        self.stream.set_read_timeout(Some(SIGN_OF_LIFE))?;
+        let mut sign = [0];
+        self.stream.read_exact(&mut sign)?;
+        if sign[0] != ALIVE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a kache daemon"));
+        }
+        self.stream.set_read_timeout(Some(patience))?;
+        protocol::receive(&mut self.stream)
+    }
+}

@@ -1,0 +1,519 @@
+//! The cache as the daemon has it: the store, and in front of it the mounts it hosts.
+//!
+//! A path inside a mount is never asked of the kernel: that would be a question to ourselves. The mount's tree
+//! answers, or its upper directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use blake3::Hash;
+use kache_fs::{
+    Content as FsContent, Kind, Leave, LinkPolicy, Mount, MountError, Options, Placement as FsPlacement,
+    RelPath, SealError, Stat,
+};
+use kache_wrapper::cache::{
+    self, Cache, Content, Entry, EntryKey, Event, FileId, Ingested, InvocationKey, LinkMode, Placement,
+    Publication, Sharing,
+};
+
+use super::protocol::{MountInfo, Response};
+use super::{link, mounts};
+use crate::config::Config;
+use crate::store::Store;
+
+/// A file that nobody has written to for so long becomes a view in the background.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long one round of background sealing may take.
+const SEAL_BUDGET: Duration = Duration::from_millis(200);
+
+/// Numbers of mounts, far from those of devices.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 48);
+
+pub struct Engine {
+    config: Config,
+    store: Arc<Store>,
+    mounts: RwLock<Vec<Arc<Hosted>>>,
+    last_seal: Mutex<Instant>,
+}
+
+struct Hosted {
+    dir: PathBuf,
+    /// Written only to unmount.
+    mount: RwLock<Mount>,
+    /// In place of a device number, for the inode numbers of this mount.
+    id: u64,
+    since: SystemTime,
+    /// Nothing is left to seal until something changes.
+    sealed: AtomicBool,
+}
+
+impl Engine {
+    pub fn open(config: &Config) -> Result<Engine> {
+        kache_fs::raise_file_limit();
+        let store = config.open_store()?;
+        Ok(Engine {
+            config: config.clone(),
+            store: Arc::new(store),
+            mounts: RwLock::new(Vec::new()),
+            last_seal: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Brings back the mounts that the last daemon had when it ended or died.
+    pub fn recover(&self) {
+        for dir in mounts::known(&self.config) {
+            if !dir.parent().is_some_and(Path::is_dir) && !mounts::is_stale(&dir) {
+                // The checkout was deleted: its uppers are gone with it, its views need not be kept.
+                tracing::info!(dir = %dir.display(), "checkout is gone; forgetting its mount");
+                let _ = mounts::forget(&self.config.cache_dir, &dir);
+                let _ = self.store.set_pins(&pin_owner(&dir), &[]);
+                continue;
+            }
+            match self.mount(&dir, false) {
+                Response::Mounted { files, .. } => {
+                    tracing::info!(dir = %dir.display(), files, "mounted again")
+                }
+                other => tracing::warn!(dir = %dir.display(), ?other, "cannot mount again"),
+            }
+        }
+    }
+
+    pub fn mount(&self, dir: &Path, _empty: bool) -> Response {
+        match self.try_mount(dir) {
+            Ok(answer) => answer,
+            Err(error) => Response::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn try_mount(&self, dir: &Path) -> Result<Response> {
+        let mut all = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hosted) = all.iter().find(|m| m.dir == dir) {
+            if hosted.mount().is_serving() {
+                return Ok(Response::Mounted { already: true, files: 0 });
+            }
+            all.retain(|m| m.dir != dir);
+        }
+        if mounts::is_stale(dir) {
+            kache_fs::unmount_lazily(dir).context("cannot unmount the dead mount there")?;
+        }
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let state = mounts::remember(&self.config.cache_dir, dir)?;
+        let mount = match Mount::start(dir, &Options::new(&state), self.blobs()) {
+            Ok(mount) => mount,
+            Err(error) => {
+                let _ = mounts::forget_if_unused(&self.config.cache_dir, dir);
+                return Ok(explain(&error));
+            }
+        };
+        let files = mount.shown().len() as u64;
+        let hosted = Arc::new(Hosted {
+            dir: dir.to_owned(),
+            mount: RwLock::new(mount),
+            since: SystemTime::now(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            sealed: false.into(),
+        });
+        self.pin(&hosted);
+        all.push(hosted);
+        Ok(Response::Mounted { already: false, files })
+    }
+
+    pub fn umount(&self, dir: &Path, discard: bool) -> Response {
+        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else {
+            return Response::Failed(format!("{} is not mounted", dir.display()));
+        };
+        match self.end(&hosted, discard, false) {
+            Ok(()) => Response::Done,
+            Err(error) => Response::Failed(format!("{error:#}")),
+        }
+    }
+
+    /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
+    fn end(&self, hosted: &Arc<Hosted>, discard: bool, force: bool) -> Result<()> {
+        let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
+        let done = hosted.mount.write().unwrap_or_else(PoisonError::into_inner).unmount(leave, force)?;
+        if done.lost > 0 {
+            tracing::warn!(dir = %hosted.dir.display(), lost = done.lost, "views whose blobs were missing are gone");
+        }
+        self.mounts.write().unwrap_or_else(PoisonError::into_inner).retain(|m| !Arc::ptr_eq(m, hosted));
+        mounts::forget(&self.config.cache_dir, &hosted.dir)?;
+        self.store.set_pins(&pin_owner(&hosted.dir), &[])?;
+        Ok(())
+    }
+
+    /// Ends all mounts: with `handover` the next daemon finds them as they are, else they become real directories.
+    pub fn shutdown(&self, handover: bool) {
+        for hosted in self.all() {
+            let ended = if handover {
+                let mut mount = hosted.mount.write().unwrap_or_else(PoisonError::into_inner);
+                mount.unmount(Leave::Journal, true).map(drop).map_err(Into::into)
+            } else {
+                self.end(&hosted, false, true)
+            };
+            if let Err(error) = ended {
+                tracing::warn!(dir = %hosted.dir.display(), %error, "cannot unmount in order");
+            }
+        }
+        if let Err(error) = self.flush() {
+            tracing::warn!(%error, "cannot write to the index");
+        }
+    }
+
+    /// Writes what is pending.
+    pub fn flush(&self) -> crate::store::Result<()> {
+        self.store.flush()
+    }
+
+    fn blobs(&self) -> Arc<dyn kache_fs::Blobs> {
+        Arc::new(MountBlobs(Arc::clone(&self.store)))
+    }
+
+    pub fn mounts(&self) -> Vec<MountInfo> {
+        self.all().iter().map(|m| m.info()).collect()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    /// Background work, about twice a second.
+    pub fn tick(&self) {
+        for hosted in self.all() {
+            if let Some(link) = link::of(&hosted.dir)
+                && link::is_gone(&link)
+            {
+                self.relink(&hosted, &link);
+            }
+            self.seal_quiet(&hosted);
+        }
+        if let Err(error) = self.flush() {
+            tracing::warn!(%error, "cannot write to the index");
+        }
+    }
+
+    /// `cargo clean` removed the link to a mount: an empty mount takes its place.
+    fn relink(&self, hosted: &Hosted, link: &Path) {
+        let emptied = hosted.clear();
+        let linked = std::os::unix::fs::symlink(&hosted.dir, link);
+        tracing::info!(link = %link.display(), ?emptied, ?linked, "linked an emptied mount again");
+    }
+
+    /// Called when cargo asks its first question, before it touches the target directory.
+    pub fn build_begins(&self) {
+        for hosted in self.all() {
+            if let Some(link) = link::of(&hosted.dir).filter(|l| link::is_gone(l)) {
+                self.relink(&hosted, &link);
+            }
+        }
+    }
+
+    fn seal_quiet(&self, hosted: &Hosted) {
+        let idle = hosted.mount().idle();
+        if idle < QUIET {
+            hosted.sealed.store(false, Ordering::Relaxed);
+            return;
+        }
+        if hosted.sealed.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Ok(mut last) = self.last_seal.lock() {
+            if last.elapsed() < SEAL_BUDGET * 2 {
+                return;
+            }
+            *last = Instant::now();
+        }
+        match hosted.mount().seal_quiet(QUIET, SEAL_BUDGET, &|path| is_worth_sealing(path)) {
+            Ok(done) => {
+                hosted.sealed.store(done.complete, Ordering::Relaxed);
+                if done.files > 0 {
+                    self.pin(hosted);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(dir = %hosted.dir.display(), %error, "cannot seal quiet files");
+                hosted.sealed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells gc what a mount shows.
+    fn pin(&self, hosted: &Hosted) {
+        let shown: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
+        if let Err(error) = self.store.set_pins(&pin_owner(&hosted.dir), &shown) {
+            tracing::warn!(%error, "cannot pin what a mount shows");
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Hosted>> {
+        self.mounts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The mount that a path lies in, and the path there.
+    fn inside(&self, path: &Path) -> Option<(Arc<Hosted>, RelPath)> {
+        let all = self.mounts.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find_map(|m| {
+            let inner = path.strip_prefix(&m.dir).ok()?;
+            Some((Arc::clone(m), RelPath::new(inner).ok()?))
+        })
+    }
+}
+
+impl Hosted {
+    fn info(&self) -> MountInfo {
+        let stats = self.mount().statistics().unwrap_or_default();
+        MountInfo {
+            dir: self.dir.clone(),
+            files: stats.files,
+            views: stats.views,
+            shown_bytes: stats.bytes_shown,
+            own_bytes: stats.bytes_upper,
+            since_ms: self.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+            alive: self.mount().is_serving(),
+        }
+    }
+
+    fn mount(&self) -> RwLockReadGuard<'_, Mount> {
+        self.mount.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes everything.
+    fn clear(&self) -> kache_fs::Result<()> {
+        let mount = self.mount();
+        for entry in mount.walk()? {
+            if entry.path.components().count() == 1 {
+                mount.remove(&entry.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` when there is no such path.
+    fn stat(&self, path: &RelPath) -> cache::Result<Option<Stat>> {
+        match self.mount().stat(path) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Cache for Engine {
+    fn stat(&self, path: &Path) -> cache::Result<Option<FileId>> {
+        match self.inside(path) {
+            None => self.store.stat(path),
+            Some((hosted, inner)) => match hosted.stat(&inner)? {
+                Some(stat) if stat.kind == Kind::Symlink => self.store.stat(path),
+                found => Ok(found.map(|s| file_id(&hosted, &s))),
+            },
+        }
+    }
+
+    fn read(&self, path: &Path) -> cache::Result<Option<Vec<u8>>> {
+        match self.inside(path) {
+            None => self.store.read(path),
+            Some((hosted, inner)) => match hosted.stat(&inner)? {
+                None => Ok(None),
+                Some(stat) if stat.kind == Kind::Symlink => self.store.read(path),
+                Some(stat) => {
+                    let mut bytes = Vec::with_capacity(stat.size as usize);
+                    hosted.mount().open_file(&inner)?.read_to_end(&mut bytes)?;
+                    Ok(Some(bytes))
+                }
+            },
+        }
+    }
+
+    fn hash_file(&self, path: &Path) -> cache::Result<Option<[u8; 32]>> {
+        match self.inside(path) {
+            None => self.store.hash_file(path),
+            Some((hosted, inner)) => match hosted.stat(&inner)? {
+                None => Ok(None),
+                Some(Stat { blob: Some(hash), .. }) => Ok(Some(*hash.as_bytes())),
+                Some(stat) if stat.kind == Kind::Symlink => self.store.hash_file(path),
+                Some(_) => Ok(Some(self.store.hash_open(&hosted.mount().open_file(&inner)?)?)),
+            },
+        }
+    }
+
+    fn fact(&self, space: &'static str, key: &[u8; 32]) -> cache::Result<Option<Vec<u8>>> {
+        self.store.fact(space, key)
+    }
+
+    fn set_fact(&self, space: &'static str, key: &[u8; 32], value: &[u8]) -> cache::Result<()> {
+        self.store.set_fact(space, key, value)
+    }
+
+    fn records(&self, invocation: &InvocationKey) -> cache::Result<Vec<Vec<u8>>> {
+        self.store.records(invocation)
+    }
+
+    fn entry(&self, key: &EntryKey) -> cache::Result<Option<Entry>> {
+        self.store.entry(key)
+    }
+
+    fn restore(&self, key: &EntryKey, files: &[Placement]) -> cache::Result<LinkMode> {
+        let mut outside = Vec::new();
+        let mut inside: Vec<(Arc<Hosted>, Vec<FsPlacement>)> = Vec::new();
+        for file in files {
+            let Some((hosted, inner)) = self.inside(&file.path) else {
+                outside.push(file.clone());
+                continue;
+            };
+            let placement = self.placement(inner, &file.content)?;
+            match inside.iter_mut().find(|(h, _)| Arc::ptr_eq(h, &hosted)) {
+                Some((_, list)) => list.push(placement),
+                None => inside.push((hosted, vec![placement])),
+            }
+        }
+        let mut mode = LinkMode::View;
+        for (hosted, list) in inside {
+            let shown = list.iter().filter_map(|p| match &p.content {
+                FsContent::View { hash, .. } => Some(*hash.as_bytes()),
+                _ => None,
+            });
+            self.store.add_pins(&pin_owner(&hosted.dir), &shown.collect::<Vec<_>>())?;
+            hosted.mount().place(&list)?;
+            hosted.sealed.store(false, Ordering::Relaxed);
+            self.store.used(&key.0);
+        }
+        if !outside.is_empty() {
+            mode = mode.max(self.store.restore(key, &outside)?);
+        }
+        Ok(mode)
+    }
+
+    fn ingest(
+        &self,
+        path: &Path,
+        executable: bool,
+        sharing: Sharing,
+        needles: &[&[u8]],
+    ) -> cache::Result<Ingested> {
+        let Some((hosted, inner)) = self.inside(path) else {
+            return self.store.ingest(path, executable, sharing, needles);
+        };
+        let ticket = match hosted.mount().begin_seal(&inner) {
+            Ok(ticket) => ticket,
+            Err(SealError::AlreadyView) => return self.scan_view(&hosted, &inner, needles),
+            Err(error) => return Err(error.into()),
+        };
+        let scanned = crate::store::scan_at(ticket.file(), needles)?;
+        let (hash, size) = (scanned.hash, scanned.size);
+        self.store.add_pins(&pin_owner(&hosted.dir), &[*hash.as_bytes()])?;
+        hosted.mount().commit_seal(ticket, hash, size, sharing == Sharing::Link)?;
+        self.store.register_blob(hash.as_bytes())?;
+        Ok(Ingested { hash: *hash.as_bytes(), size, contains: scanned.contains })
+    }
+
+    fn publish(&self, publication: &Publication) -> cache::Result<()> {
+        self.store.publish(publication)
+    }
+
+    fn event(&self, event: &Event) {
+        self.store.event(event);
+    }
+
+    fn locks_dir(&self) -> PathBuf {
+        self.store.locks_dir()
+    }
+}
+
+impl Engine {
+    fn placement(&self, path: RelPath, content: &Content) -> cache::Result<FsPlacement> {
+        Ok(match content {
+            Content::Blob { hash, size, executable, sharing } => {
+                let hash = Hash::from_bytes(*hash);
+                // A view of nothing would be a build that fails later.
+                if !self.store.has_blob(hash.as_bytes(), *size)? {
+                    return Err("a blob of this entry is missing or damaged".into());
+                }
+                FsPlacement {
+                    path,
+                    content: FsContent::View { hash, size: *size, link_ok: *sharing == Sharing::Link },
+                    mode: if *executable { 0o755 } else { 0o644 },
+                    mtime: None,
+                }
+            }
+            Content::Bytes(bytes) => {
+                FsPlacement { path, content: FsContent::Bytes(bytes.clone()), mode: 0o644, mtime: None }
+            }
+        })
+    }
+
+    /// The compiler's output is a view already: somebody restored it meanwhile.
+    fn scan_view(&self, hosted: &Hosted, inner: &RelPath, needles: &[&[u8]]) -> cache::Result<Ingested> {
+        let scanned = crate::store::scan_at(&hosted.mount().open_file(inner)?, needles)?;
+        Ok(Ingested { hash: *scanned.hash.as_bytes(), size: scanned.size, contains: scanned.contains })
+    }
+}
+
+/// Identity of a file in a mount. Its inode numbers are the mount's own.
+fn file_id(hosted: &Hosted, stat: &Stat) -> FileId {
+    let nanos = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+    FileId {
+        dev: hosted.id,
+        ino: stat.ino,
+        size: stat.size,
+        mtime_ns: nanos(stat.mtime),
+        ctime_ns: nanos(stat.ctime),
+        is_dir: stat.kind == Kind::Directory,
+        executable: stat.mode & 0o111 != 0,
+    }
+}
+
+fn pin_owner(dir: &Path) -> String {
+    format!("mount {}", dir.display())
+}
+
+/// Not: lock files, and what is small and changes with every build anyway is fine to seal too.
+fn is_worth_sealing(path: &RelPath) -> bool {
+    let name = path.as_path().file_name().unwrap_or_default();
+    name != ".cargo-lock" && name != ".cargo-artifact-lock" && name != ".cargo-build-lock"
+}
+
+/// In words, what to do where mounting is impossible.
+fn explain(error: &MountError) -> Response {
+    let unavailable = matches!(
+        error,
+        MountError::NoDevice
+            | MountError::DeviceRefused(_)
+            | MountError::NoHelper
+            | MountError::Refused { .. }
+            | MountError::TooOld
+    );
+    if unavailable { Response::Unavailable(error.to_string()) } else { Response::Failed(error.to_string()) }
+}
+
+/// Makes a directory complete (or drops its views) from the journal that a dead daemon left.
+pub fn dissolve(config: &Config, dir: &Path, state: &Path, leave: Leave) -> Result<()> {
+    let store = Arc::new(config.open_store()?);
+    kache_fs::dissolve_unmounted(dir, state, Arc::new(MountBlobs(store)), leave)
+        .with_context(|| format!("cannot complete {}", dir.display()))?;
+    Ok(())
+}
+
+/// The store as mounts see it.
+struct MountBlobs(Arc<Store>);
+
+impl kache_fs::Blobs for MountBlobs {
+    fn open(&self, hash: &Hash) -> io::Result<File> {
+        self.0.open_blob(hash.as_bytes())
+    }
+
+    fn contains(&self, hash: &Hash, size: u64) -> bool {
+        self.0.has_blob(hash.as_bytes(), size).unwrap_or(false)
+    }
+
+    fn slot(&self, hash: &Hash, _executable: bool) -> io::Result<kache_fs::Slot> {
+        self.0.blob_slot(hash.as_bytes()).map(|(dir, name)| kache_fs::Slot { dir: Arc::new(dir), name })
+    }
+
+    fn insert_copy(&self, hash: &Hash, size: u64, executable: bool, source: &File) -> io::Result<()> {
+        self.0.insert_blob_copy(hash.as_bytes(), size, executable, source)
+    }
+}

@@ -1,0 +1,24 @@
+//! The long-lived process: hosts mounts, answers wrappers from memory, works in the background.
+
+pub mod client;
+mod engine;
+pub mod link;
+pub mod mounts;
+pub mod protocol;
+pub mod server;
+mod signals;
+pub mod socket;
+pub mod start;
+
+use std::time::Duration;
+
+use crate::config::Config;
+
+/// Has a running daemon write what it keeps in memory, so that others see it.
+pub fn flush(config: &Config) {
+    if let Some(mut client) = client::Client::connect(&config.cache_dir)
+        && let Err(error) = client.ask(protocol::Body::Flush, Duration::from_secs(5))
+    {
+        tracing::warn!(%error, "the daemon does not answer; its last events may be missing");
+    }
+}

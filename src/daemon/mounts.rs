@@ -1,0 +1,78 @@
+//! What is known of mounts on disk: one state directory each, which outlives the daemon.
+//!
+//! `{cache_dir}/mounts/<id>/dir` holds the mounted path; the journal of the mount's tree lies beside it (kache-fs).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kache_fs::{Leave, LinkPolicy, MountState};
+
+use crate::config::Config;
+
+/// Where a mount of `dir` keeps its state.
+pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
+    let id = blake3::hash(dir.as_os_str().as_bytes()).to_hex();
+    cache_dir.join("mounts").join(&id[..16])
+}
+
+/// Remembers that `dir` is to be mounted.
+pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<PathBuf> {
+    let state = state_dir(cache_dir, dir);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
+    let temp = state.join("dir.tmp");
+    std::fs::write(&temp, dir.as_os_str().as_bytes())?;
+    std::fs::rename(&temp, state.join("dir"))?;
+    Ok(state)
+}
+
+/// Forgets a mount whose directory is complete without it.
+pub fn forget(cache_dir: &Path, dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(state_dir(cache_dir, dir)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Directories with state: mounted now, or to be mounted again.
+pub fn known(config: &Config) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(config.cache_dir.join("mounts")) else { return Vec::new() };
+    let mut dirs: Vec<PathBuf> = entries
+        .flatten()
+        .filter_map(|e| std::fs::read(e.path().join("dir")).ok())
+        .map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
+        .collect();
+    dirs.sort();
+    dirs
+}
+
+/// Forgets a mount that did not come about, unless an earlier one left something there.
+pub fn forget_if_unused(cache_dir: &Path, dir: &Path) -> io::Result<()> {
+    if kache_fs::has_journal(&state_dir(cache_dir, dir)) { Ok(()) } else { forget(cache_dir, dir) }
+}
+
+/// Is there a mount whose daemon is dead?
+pub fn is_stale(dir: &Path) -> bool {
+    matches!(kache_fs::mount_state(dir, Duration::from_secs(2)), MountState::Stale)
+}
+
+/// Unmounts what a dead daemon has left at `dir` and makes the directory complete. False when there is nothing.
+pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Result<bool> {
+    let stale = is_stale(dir);
+    if stale {
+        kache_fs::unmount_lazily(dir)
+            .with_context(|| format!("cannot unmount the dead mount at {}", dir.display()))?;
+    }
+    let state = state_dir(&config.cache_dir, dir);
+    if !state.join("dir").exists() {
+        return Ok(stale);
+    }
+    let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
+    super::engine::dissolve(config, dir, &state, leave)?;
+    forget(&config.cache_dir, dir)?;
+    Ok(true)
+}

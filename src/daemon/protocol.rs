@@ -1,0 +1,125 @@
+//! What client and daemon say to each other: length-prefixed postcard messages on a Unix socket.
+//!
+//! A connection carries one request after the other. The daemon acknowledges each at once with [`ALIVE`] and
+//! answers when it has the answer, so that a client can tell a slow daemon from one that hangs.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use kache_wrapper::cache::{Event, Invocation};
+use kache_wrapper::compile::Ran;
+use kache_wrapper::finish::Finished;
+use kache_wrapper::lookup::{Lookup, Plan};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Both sides must say the same. Changes whenever a message changes meaning.
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 1");
+
+/// First byte of every answer, sent before the request is worked on.
+pub const ALIVE: u8 = 0xA5;
+
+/// Larger messages are not from us.
+const MAX_MESSAGE: usize = 256 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub version: String,
+    pub body: Body,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Body {
+    Lookup(Invocation),
+    HasNews(Box<Plan>),
+    Finish {
+        inv: Invocation,
+        plan: Box<Plan>,
+        ran: Ran,
+    },
+    /// Has no answer.
+    Event(Event),
+    /// Write what is pending, so that others see it.
+    Flush,
+    Mount {
+        dir: PathBuf,
+        empty: bool,
+    },
+    Umount {
+        dir: PathBuf,
+        discard: bool,
+    },
+    Mounts,
+    Status,
+    /// Unmount everything, leaving complete directories, and end.
+    Stop,
+    /// End, but keep what the mounts show for the next daemon.
+    Restart,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Response {
+    Lookup(Lookup),
+    News(bool),
+    Finished(Finished),
+    Mounted {
+        already: bool,
+        files: u64,
+    },
+    Mounts(Vec<MountInfo>),
+    Status(Status),
+    Done,
+    /// For people.
+    Failed(String),
+    /// Mounting is impossible here: what is missing and what to do.
+    Unavailable(String),
+    OtherVersion(String),
+}
+
+/// One mount, for `kache mounts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountInfo {
+    pub dir: PathBuf,
+    pub files: u64,
+    pub views: u64,
+    /// Bytes that the mount shows.
+    pub shown_bytes: u64,
+    /// Bytes that only this mount takes: what is in its upper.
+    pub own_bytes: u64,
+    /// Milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    pub alive: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub exe: PathBuf,
+    /// Seconds.
+    pub uptime_s: u64,
+    pub mounts: u64,
+    /// Bytes.
+    pub resident: u64,
+    pub requests: u64,
+}
+
+pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
+    let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    let mut frame = Vec::with_capacity(body.len() + 4);
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&body);
+    stream.write_all(&frame)
+}
+
+pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_MESSAGE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    postcard::from_bytes(&body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}

@@ -1,0 +1,222 @@
+//! The daemon process: one per cache directory, serving wrappers and commands until nobody needs it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use kache_wrapper::cache::{Cache, Event, Outcome};
+use kache_wrapper::{finish, lookup};
+
+use super::engine::Engine;
+use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
+use super::{signals, socket};
+use crate::config::Config;
+
+/// How often the daemon looks after itself.
+const TICK: Duration = Duration::from_millis(500);
+/// A client that is silent for so long is not coming back.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(3600);
+
+struct Server {
+    engine: Engine,
+    started: Instant,
+    requests: AtomicU64,
+    active: AtomicUsize,
+    last_request: std::sync::Mutex<Instant>,
+    stop: AtomicBool,
+    /// The next daemon takes the mounts over: keep them as they are instead of leaving complete directories.
+    handover: AtomicBool,
+}
+
+/// Serves until told to stop, or until it has had nothing to do for `daemon_idle_timeout`.
+///
+/// `prepare` is called once when everything is ready; it may decide against serving.
+pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Result<()> {
+    let Some(_instance) = single_instance(&config.cache_dir)? else {
+        bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
+    };
+    signals::watch();
+    let path = socket::path(&config.cache_dir);
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    // We hold the instance lock, so whatever is there belongs to a dead daemon.
+    let _ = std::fs::remove_file(&path);
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+
+    let server = Arc::new(Server {
+        engine: Engine::open(config)?,
+        started: Instant::now(),
+        requests: AtomicU64::new(0),
+        active: AtomicUsize::new(0),
+        last_request: std::sync::Mutex::new(Instant::now()),
+        stop: AtomicBool::new(false),
+        handover: AtomicBool::new(false),
+    });
+    server.engine.recover();
+    let prepared = prepare(&server.engine);
+    if matches!(prepared, Ok(true)) {
+        serve(&server, &listener, config.daemon_idle_timeout);
+    }
+    drop(listener);
+    let _ = std::fs::remove_file(&path);
+    server.engine.shutdown(server.handover.load(Ordering::SeqCst));
+    prepared.map(drop)
+}
+
+fn serve(server: &Arc<Server>, listener: &UnixListener, idle_timeout: Duration) {
+    while !server.stop.load(Ordering::SeqCst) && !signals::received() {
+        match wait(listener) {
+            true => {
+                while let Ok((stream, _)) = listener.accept() {
+                    let server = Arc::clone(server);
+                    std::thread::spawn(move || server.converse(stream));
+                }
+            }
+            false => server.engine.tick(),
+        }
+        let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
+        if idle && server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle() {
+            break;
+        }
+    }
+}
+
+/// Waits for a client, a signal or the next tick; true when a client is there.
+fn wait(listener: &UnixListener) -> bool {
+    let mut fds = [libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    // SAFETY: one initialized pollfd that lives through the call.
+    unsafe { libc::poll(fds.as_mut_ptr(), 1, TICK.as_millis() as libc::c_int) > 0 }
+}
+
+impl Server {
+    fn converse(&self, mut stream: UnixStream) {
+        let us = nix::unistd::getuid().as_raw();
+        if stream.set_nonblocking(false).is_err() || !socket::peer_uid(&stream).is_ok_and(|uid| uid == us) {
+            return;
+        }
+        let _ = stream.set_read_timeout(Some(CLIENT_PATIENCE));
+        while let Ok(request) = protocol::receive::<Request>(&mut stream) {
+            if let Body::Event(event) = request.body {
+                self.note(event);
+                continue;
+            }
+            self.active.fetch_add(1, Ordering::SeqCst);
+            let answered = stream.write_all(&[ALIVE]).and_then(|()| {
+                let response = self.answer(request);
+                protocol::send(&mut stream, &response)
+            });
+            self.active.fetch_sub(1, Ordering::SeqCst);
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            if let Ok(mut last) = self.last_request.lock() {
+                *last = Instant::now();
+            }
+            if answered.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, request: Request) -> Response {
+        if request.version != VERSION && !matches!(request.body, Body::Status | Body::Stop | Body::Restart) {
+            return Response::OtherVersion(VERSION.into());
+        }
+        let engine = &self.engine;
+        match request.body {
+            Body::Lookup(inv) => {
+                let settings = crate::backend::config(&inv).settings_for(inv.var("CARGO_MANIFEST_DIR"));
+                match lookup::lookup(engine, &inv, &settings) {
+                    Ok(found) => Response::Lookup(found),
+                    Err(error) => Response::Failed(error.to_string()),
+                }
+            }
+            Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
+            Body::Finish { inv, plan, ran } => match finish::finish(engine, &inv, &plan, &ran) {
+                Ok(finished) => Response::Finished(finished),
+                Err(error) => Response::Failed(error.to_string()),
+            },
+            Body::Event(event) => {
+                self.note(event);
+                Response::Done
+            }
+            Body::Flush => match engine.flush() {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Failed(error.to_string()),
+            },
+            Body::Mount { dir, empty } => engine.mount(&dir, empty),
+            Body::Umount { dir, discard } => engine.umount(&dir, discard),
+            Body::Mounts => Response::Mounts(engine.mounts()),
+            Body::Status => Response::Status(self.status()),
+            Body::Restart => {
+                self.handover.store(true, Ordering::SeqCst);
+                self.stop.store(true, Ordering::SeqCst);
+                Response::Done
+            }
+            Body::Stop => {
+                self.stop.store(true, Ordering::SeqCst);
+                Response::Done
+            }
+        }
+    }
+
+    /// Events are told, not asked: there is no answer.
+    fn note(&self, event: Event) {
+        if event.outcome == Outcome::Pass {
+            self.engine.build_begins();
+        }
+        self.engine.event(&event);
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: VERSION.into(),
+            pid: std::process::id(),
+            exe: std::env::current_exe().unwrap_or_default(),
+            uptime_s: self.started.elapsed().as_secs(),
+            mounts: self.engine.mounts().len() as u64,
+            resident: resident().unwrap_or(0),
+            requests: self.requests.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Bytes of memory of this process.
+fn resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    text.split(' ').nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
+}
+
+/// Holds the lock of the one daemon of a cache directory; `None` when another has it.
+pub fn single_instance(cache_dir: &Path) -> Result<Option<File>> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir)?;
+    let path = cache_dir.join("daemon.lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0)?;
+            write!(file, "{}", std::process::id())?;
+            file.set_modified(SystemTime::now())?;
+            Ok(Some(file))
+        }
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}

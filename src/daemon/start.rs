@@ -1,0 +1,133 @@
+//! Starting a daemon that outlives its starter and inherits nothing from it.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::client::Client;
+use super::protocol::{Body, Response, Status, VERSION};
+use super::server;
+use crate::config::Config;
+
+/// A daemon that did not come up is not tried again for so long.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Starts a daemon in the background, without waiting for it.
+pub fn spawn(config: &Config) -> Result<()> {
+    let exe = std::env::current_exe().context("cannot find the kache program itself")?;
+    let mut command = Command::new(exe);
+    command
+        .args(["daemon", "run"])
+        .env_clear()
+        .envs(inherited())
+        .env("KACHE_CACHE_DIR", &config.cache_dir)
+        .env("KACHE_DAEMON_IDLE_TIMEOUT", config.daemon_idle_timeout.as_secs().to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log(config).map_or_else(Stdio::null, Stdio::from));
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            crate::store::sys::close_inherited_on_exec();
+            Ok(())
+        });
+    }
+    command.spawn().context("cannot start the daemon")?;
+    Ok(())
+}
+
+/// Starts a daemon for those who come later, at most one try at a time and never in the way.
+pub fn spawn_if_absent(config: &Config) {
+    let tried = config.cache_dir.join("daemon.tried");
+    let age = std::fs::metadata(&tried).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+    if age.is_some_and(|age| age < RETRY) || std::fs::write(&tried, b"").is_err() {
+        return;
+    }
+    if matches!(server::single_instance(&config.cache_dir), Ok(Some(_)))
+        && let Err(error) = spawn(config)
+    {
+        tracing::warn!(%error, "cannot start the daemon");
+    }
+}
+
+/// What a daemon may take over from the one who happens to start it: nothing that belongs to a build.
+fn inherited() -> impl Iterator<Item = (String, std::ffi::OsString)> {
+    [
+        "HOME",
+        "PATH",
+        "USER",
+        "LOGNAME",
+        "XDG_RUNTIME_DIR",
+        "XDG_CONFIG_HOME",
+        "XDG_CACHE_HOME",
+        "TMPDIR",
+        "KACHE_CONFIG",
+    ]
+    .into_iter()
+    .filter_map(|name| std::env::var_os(name).map(|v| (name.to_owned(), v)))
+}
+
+fn log(config: &Config) -> Option<std::fs::File> {
+    std::fs::OpenOptions::new().create(true).append(true).open(config.cache_dir.join("daemon.log")).ok()
+}
+
+/// A connection to a running daemon of this version and this program, started (or replaced) when there is none.
+pub fn ensure_current(config: &Config) -> Result<Client> {
+    let Some(mut client) = Client::connect(&config.cache_dir) else {
+        spawn(config)?;
+        return wait(&config.cache_dir, Duration::from_secs(10));
+    };
+    match client.ask(Body::Status, Duration::from_secs(5)) {
+        Ok(Response::Status(status)) if is_current(&status) => Ok(client),
+        // An older or newer program, or a daemon that does not answer in words we know.
+        _ => {
+            drop(client);
+            restart(config)?;
+            wait(&config.cache_dir, Duration::from_secs(10))
+        }
+    }
+}
+
+/// Does the daemon run the program that lies at its path now?
+fn is_current(status: &Status) -> bool {
+    status.version == VERSION && !status.exe.as_os_str().to_string_lossy().ends_with(" (deleted)")
+}
+
+/// Ends a running daemon, which keeps what its mounts show, and starts one that brings them back.
+pub fn restart(config: &Config) -> Result<()> {
+    if let Some(mut client) = Client::connect(&config.cache_dir) {
+        client
+            .ask(Body::Restart, Duration::from_secs(10))
+            .context("the old daemon does not answer; end it by its process id")?;
+        wait_until_gone(config, Instant::now() + Duration::from_secs(30))?;
+    }
+    spawn(config)?;
+    wait(&config.cache_dir, Duration::from_secs(10)).map(drop)
+}
+
+/// Waits for the instance lock to be free.
+pub fn wait_until_gone(config: &Config, deadline: Instant) -> Result<()> {
+    while Instant::now() < deadline {
+        if server::single_instance(&config.cache_dir)?.is_some() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("the daemon does not end; see {}", config.cache_dir.join("daemon.log").display())
+}
+
+fn wait(cache_dir: &Path, limit: Duration) -> Result<Client> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(client) = Client::connect(cache_dir) {
+            return Ok(client);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("the daemon did not start; see {}", cache_dir.join("daemon.log").display())
+}

@@ -1,0 +1,46 @@
+//! kache's own log: where warnings of the wrapper go, since its standard streams belong to the compiler.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kache_wrapper::cache::Invocation;
+
+use crate::config::Config;
+
+/// The log is moved aside when it has grown to so many bytes; one older one is kept.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// A warning on behalf of a compiler's caller, to `kache.log` in the cache directory.
+pub fn warn(inv: &Invocation, message: &str) {
+    let env = |name: &str| inv.var(name).map(OsStr::to_owned);
+    append(&Config::default_for(&env).cache_dir.join("kache.log"), message);
+}
+
+/// Appends one line. A log that cannot be written is not worth a word.
+pub fn append(path: &Path, message: &str) {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let line = format!("{seconds} [{}] {}\n", std::process::id(), message.replace('\n', " "));
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(path)
+    };
+    let Ok(mut file) = open() else { return };
+    if file.metadata().is_ok_and(|m| m.len() > MAX_BYTES) {
+        // Whoever renames first wins; a second one renames a log that is nearly empty, and nothing is torn.
+        let _ = std::fs::rename(path, path.with_extension("log.1"));
+        match open() {
+            Ok(fresh) => file = fresh,
+            Err(_) => return,
+        }
+    }
+    // One write per line: lines of concurrent processes do not mix.
+    let _ = file.write_all(line.as_bytes());
+}

@@ -1,0 +1,236 @@
+//! Puts a blob's bytes, or bytes of our own, at a path: reflink, else hard link, else copy.
+//!
+//! A reflink is the best there is: independent of the blob at no cost. A hard link costs as little, and shares the
+//! inode, so it is taken only for what nobody edits in place ([`Sharing::Link`]), and only by one target at a time:
+//! links share their mtime, and cargo compares mtimes, so a second target would move the first one's. How many there
+//! are is in the inode's link count: a blob with one link is in nobody's target.
+//!
+//! Nothing appears under its final name before it is whole, and nothing follows a symbolic link at that name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kache_wrapper::cache::{FileId, LinkMode, Sharing};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::store::sys;
+
+/// What is known of whether one file system can clone blocks into another. Asking costs system calls, so the answer
+/// is remembered.
+pub trait LinkMemory {
+    /// `None` when nobody has tried yet.
+    fn can_reflink(&self, from_dev: u64, to_dev: u64) -> Option<bool>;
+    fn learn_reflink(&self, from_dev: u64, to_dev: u64, can: bool);
+}
+
+/// A blob as found on disk just now.
+pub struct Source<'a> {
+    pub path: &'a Path,
+    pub meta: &'a fs::Metadata,
+}
+
+pub struct Placed {
+    pub mode: LinkMode,
+    /// Of the file at its place.
+    pub id: FileId,
+}
+
+/// Puts a blob at `dest`, replacing what is there, with the current time as its mtime.
+pub fn place(
+    source: &Source,
+    dest: &Path,
+    executable: bool,
+    sharing: Sharing,
+    memory: &dyn LinkMemory,
+) -> io::Result<Placed> {
+    with_parent(dest, || {
+        let (from, to) = (source.meta.dev(), parent_dev(dest)?);
+        if memory.can_reflink(from, to) != Some(false) {
+            match copy(source, dest, executable, LinkMode::Reflink) {
+                Err(e) if is_cannot_reflink(&e) => memory.learn_reflink(from, to, false),
+                Err(e) => return Err(e),
+                Ok(placed) => {
+                    if memory.can_reflink(from, to).is_none() {
+                        memory.learn_reflink(from, to, true);
+                    }
+                    return Ok(placed);
+                }
+            }
+        }
+        if sharing == Sharing::Link
+            && from == to
+            && let Some(placed) = hard_link(source, dest, executable)?
+        {
+            return Ok(placed);
+        }
+        copy(source, dest, executable, LinkMode::Copy)
+    })
+}
+
+/// Puts bytes at `dest`, replacing what is there.
+pub fn place_bytes(dest: &Path, bytes: &[u8], executable: bool) -> io::Result<FileId> {
+    with_parent(dest, || {
+        let (mut file, temp) = Temp::create(dest, executable)?;
+        file.write_all(bytes)?;
+        let id = FileId::of(&file.metadata()?);
+        temp.rename(dest)?;
+        Ok(id)
+    })
+}
+
+/// Runs `put`, and once more after making the directories it missed.
+fn with_parent<T>(dest: &Path, put: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match put() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = parent(dest);
+            if parent.is_dir() {
+                return Err(e);
+            }
+            fs::create_dir_all(parent)?;
+            put()
+        }
+        other => other,
+    }
+}
+
+fn parent(dest: &Path) -> &Path {
+    match dest.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+fn parent_dev(dest: &Path) -> io::Result<u64> {
+    fs::metadata(parent(dest)).map(|m| m.dev())
+}
+
+/// `None`: the blob is in use by another target, or the file system will not link; a copy will do.
+fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Option<Placed>> {
+    let ino = source.meta.ino();
+    // Two links: the one target that has it may be this one.
+    let in_place =
+        source.meta.nlink() == 2 && fs::symlink_metadata(dest).is_ok_and(|m| m.ino() == ino && m.is_file());
+    if source.meta.nlink() != 1 && !in_place {
+        return Ok(None);
+    }
+    if executable && source.meta.mode() & 0o111 == 0 {
+        fs::set_permissions(source.path, fs::Permissions::from_mode(0o555))?;
+    }
+    if in_place {
+        return stamp(dest).map(|id| Some(Placed { mode: LinkMode::Hardlink, id }));
+    }
+    match fs::hard_link(source.path, dest) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let temp = Temp::name(dest);
+            match fs::hard_link(source.path, &temp.path) {
+                // Of two links to one inode rename does nothing and says nothing; then dropping `temp` removes it.
+                Ok(()) => fs::rename(&temp.path, dest)?,
+                Err(e) if is_cannot_link(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(e) if is_cannot_link(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    // Two processes may have seen one link. Whoever finds more than its own steps back, before it touches the mtime.
+    let now = fs::symlink_metadata(dest)?;
+    if now.ino() != ino {
+        return Err(io::Error::other("the file was replaced by another process"));
+    }
+    if now.nlink() != 2 {
+        fs::remove_file(dest)?;
+        return Ok(None);
+    }
+    stamp(dest).map(|id| Some(Placed { mode: LinkMode::Hardlink, id }))
+}
+
+/// Sets the mtime to the file system's own idea of now, the same one it stamps written files with.
+fn stamp(dest: &Path) -> io::Result<FileId> {
+    let now = TimeSpec::UTIME_NOW;
+    utimensat(AT_FDCWD, dest, &now, &now, UtimensatFlags::NoFollowSymlink)?;
+    Ok(FileId::of(&fs::symlink_metadata(dest)?))
+}
+
+/// Makes an independent file, by cloning blocks or by copying bytes as `mode` tells.
+fn copy(source: &Source, dest: &Path, executable: bool, mode: LinkMode) -> io::Result<Placed> {
+    let mut from = File::open(source.path)?;
+    let (mut to, temp) = Temp::create(dest, executable)?;
+    if mode == LinkMode::Reflink {
+        sys::reflink(&from, &to)?;
+    } else {
+        io::copy(&mut from, &mut to)?;
+    }
+    let meta = to.metadata()?;
+    if meta.len() != source.meta.len() {
+        return Err(io::Error::other(format!("{} of {} bytes arrived", meta.len(), source.meta.len())));
+    }
+    temp.rename(dest)?;
+    Ok(Placed { mode, id: FileId::of(&meta) })
+}
+
+/// What FICLONE says between file systems that cannot: not supported, across devices, no such ioctl, or (ext4 with
+/// block sizes that differ) invalid.
+pub fn is_cannot_reflink(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EXDEV | libc::ENOTTY | libc::EINVAL | libc::ENOSYS | libc::EPERM)
+    )
+}
+
+fn is_cannot_link(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EXDEV | libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EACCES)
+    )
+}
+
+/// A temporary name in the directory of the final one, removed unless renamed.
+struct Temp {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temp {
+    /// No two processes get the same, not even in two containers that number processes alike.
+    fn name(dest: &Path) -> Temp {
+        static START: OnceLock<u32> = OnceLock::new();
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let start = START.get_or_init(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            since.subsec_nanos() ^ since.as_secs() as u32
+        });
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".kache-{}-{start:x}-{n}", std::process::id());
+        Temp { path: parent(dest).join(name), renamed: false }
+    }
+
+    /// A new file: never one that exists, never through a symbolic link. Permissions are what a compiler's would be.
+    fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
+        let temp = Temp::name(dest);
+        let mode = if executable { 0o777 } else { 0o666 };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.path)?;
+        Ok((file, temp))
+    }
+
+    fn rename(mut self, dest: &Path) -> io::Result<()> {
+        fs::rename(&self.path, dest)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Making room: the entries that were used longest ago go first, then blobs that nobody needs.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
+
+use super::error::Result;
+use super::index::forget_entry;
+use super::{Hash, Store, lock, now_s};
+
+/// Entries or blobs removed while others wait.
+const BATCH: usize = 64;
+/// A blob without an entry may be on its way to one, in seconds.
+const ORPHAN_AGE: i64 = 3600;
+/// gc goes down to this share of the limit, in percent.
+const TARGET_PERCENT: u64 = 90;
+/// Files that a dead process left behind.
+const LITTER_AGE: Duration = Duration::from_secs(24 * 3600);
+/// At most one background gc is started in so many seconds.
+const SPAWN_INTERVAL: i64 = 60;
+/// Facts and file states that nobody has renewed for so long, in seconds.
+const FACT_AGE: i64 = 180 * 24 * 3600;
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GcReport {
+    pub entries: u64,
+    pub blobs: u64,
+    /// Bytes on disk given back.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Makes the blobs take at most `TARGET_PERCENT` of `max_size` bytes, if they take more than `max_size`.
+    /// `None`: another process is at it.
+    pub fn gc(&self, max_size: u64) -> Result<Option<GcReport>> {
+        let Some(_only_one) = lock::try_exclusive(&self.dir.join("locks/gc-run.lock"))? else {
+            return Ok(None);
+        };
+        self.flush()?;
+        let mut report = GcReport::default();
+        self.remove_unneeded(&mut report, now_s() - ORPHAN_AGE)?;
+        if self.totals()?.bytes > max_size {
+            let target = max_size / 100 * TARGET_PERCENT;
+            while self.totals()?.bytes > target {
+                let evicted = self.evict_oldest()?;
+                report.entries += evicted;
+                // Their blobs had their time.
+                self.remove_unneeded(&mut report, i64::MAX)?;
+                if evicted == 0 {
+                    break;
+                }
+            }
+        }
+        self.remove_litter();
+        self.with(|conn| {
+            conn.execute("DELETE FROM stats WHERE seen < ?", [now_s() - FACT_AGE])?;
+            conn.execute("DELETE FROM facts WHERE seen < ?", [now_s() - FACT_AGE])
+        })?;
+        Ok(Some(report))
+    }
+
+    /// Forgets entries: of one crate, or all. Their blobs go unless something else needs them.
+    pub fn purge(&self, crate_name: Option<&str>) -> Result<GcReport> {
+        self.flush()?;
+        let mut report = GcReport::default();
+        loop {
+            let removed = self.with(|conn| {
+                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let ids: Vec<i64> = tx
+                    .prepare("SELECT id FROM entries WHERE ?1 IS NULL OR crate = ?1 LIMIT ?2")?
+                    .query_map(params![crate_name, BATCH as i64], |row| row.get(0))?
+                    .collect::<rusqlite::Result<_>>()?;
+                for id in &ids {
+                    forget_entry(&tx, *id)?;
+                }
+                tx.commit()?;
+                Ok(ids.len())
+            })?;
+            report.entries += removed as u64;
+            if removed == 0 {
+                break;
+            }
+        }
+        self.with(|conn| {
+            conn.execute("DELETE FROM record_bodies WHERE id NOT IN (SELECT record FROM entries)", [])?;
+            conn.execute("DELETE FROM records WHERE id NOT IN (SELECT record FROM entries)", [])
+        })?;
+        self.remove_unneeded(&mut report, i64::MAX)?;
+        Ok(report)
+    }
+
+    fn evict_oldest(&self) -> Result<u64> {
+        self.with(|conn| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let ids: Vec<i64> = tx
+                .prepare_cached("SELECT entry FROM uses ORDER BY used LIMIT ?")?
+                .query_map([BATCH as i64], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            for id in &ids {
+                forget_entry(&tx, *id)?;
+            }
+            tx.commit()?;
+            Ok(ids.len() as u64)
+        })
+    }
+
+    /// Removes blobs that no entry, mount or snapshot needs and that were published before `before`.
+    fn remove_unneeded(&self, report: &mut GcReport, before: i64) -> Result<()> {
+        loop {
+            let found: Vec<(Hash, i64)> = self.with(|conn| {
+                conn.prepare_cached(
+                    "SELECT hash, disk FROM blobs WHERE published < ?1
+                     AND NOT EXISTS (SELECT 1 FROM entry_blobs WHERE entry_blobs.hash = blobs.hash)
+                     AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.hash = blobs.hash) LIMIT ?2",
+                )?
+                .query_map(params![before, BATCH as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+            })?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            // Nobody restores or publishes while these few are looked at again and removed.
+            let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
+            let removed = self.with(|conn| {
+                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let mut removed = Vec::new();
+                for (hash, disk) in &found {
+                    let needed: Option<i64> = tx
+                        .query_row(
+                            "SELECT 1 WHERE EXISTS (SELECT 1 FROM entry_blobs WHERE hash = ?1)
+                             OR EXISTS (SELECT 1 FROM pins WHERE hash = ?1)",
+                            [hash],
+                            |row| row.get(0),
+                        )
+                        .optional()?;
+                    if needed.is_none() {
+                        tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
+                        removed.push((*hash, *disk));
+                    }
+                }
+                tx.commit()?;
+                Ok(removed)
+            })?;
+            for (hash, disk) in &removed {
+                let _ = fs::remove_file(self.blob_path(hash));
+                report.blobs += 1;
+                report.bytes += *disk as u64;
+            }
+            if removed.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn remove_litter(&self) {
+        for dir in ["store/tmp", "locks"] {
+            let Ok(entries) = fs::read_dir(self.dir.join(dir)) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                // Claims are named by 64 hex digits; the others stay.
+                let ours = dir == "store/tmp" || name.len() == 64 + ".lock".len();
+                let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| is_older(t, LITTER_AGE));
+                if ours && old {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
+    /// Starts a gc in the background when there is too much, unless one was started just now.
+    pub(super) fn notice_size(&self) {
+        let Some(program) = &self.options.program else { return };
+        let max = self.max_size() as i64;
+        let due = self.with(|conn| {
+            let read = |conn: &rusqlite::Connection, name: &str| {
+                conn.prepare_cached("SELECT value FROM meta WHERE name = ?")?
+                    .query_row([name], |r| r.get::<_, i64>(0))
+            };
+            if read(conn, "bytes")? <= max || read(conn, "gc_spawned")? + SPAWN_INTERVAL > now_s() {
+                return Ok(false);
+            }
+            conn.execute("UPDATE meta SET value = ? WHERE name = 'gc_spawned'", [now_s()])?;
+            Ok(true)
+        });
+        if matches!(due, Ok(true)) {
+            spawn(program, &self.dir, self.max_size());
+        }
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, max_size: u64) {
+    let mut command = Command::new(program);
+    command
+        .args(["gc", "--background", "--max-size", &max_size.to_string()])
+        .env("KACHE_CACHE_DIR", dir)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: only an async-signal-safe call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            super::sys::close_inherited_on_exec();
+            Ok(())
+        });
+    }
+    if let Err(error) = command.spawn() {
+        tracing::warn!(%error, "cannot start gc");
+    }
+}
+
+fn is_older(time: SystemTime, age: Duration) -> bool {
+    time.elapsed().is_ok_and(|e| e > age)
+}

@@ -1,0 +1,157 @@
+//! What has been learned and not yet written: one small transaction at the end instead of many along the way.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use kache_wrapper::cache::{Event, FileId, LinkMode, Outcome};
+use rusqlite::{Transaction, TransactionBehavior, params};
+
+use super::blobs::BlobRow;
+use super::{Hash, Result, Store, now_s};
+
+/// A use is written again only when the last one noted is older, in seconds: order by last use needs no more.
+const USE_GRAIN: i64 = 300;
+/// Rows of the event log that are kept.
+const MAX_EVENTS: i64 = 100_000;
+
+#[derive(Default)]
+pub struct Pending {
+    /// By device and inode: what the file looks like, and its hash.
+    pub stats: HashMap<(u64, u64), (FileId, Hash)>,
+    /// New, or known again to be right.
+    pub blobs: HashMap<Hash, BlobRow>,
+    /// Entries restored.
+    pub hits: Vec<Hash>,
+    pub facts: HashMap<(&'static str, Hash), Vec<u8>>,
+    pub events: Vec<Event>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.stats.is_empty()
+            && self.blobs.is_empty()
+            && self.hits.is_empty()
+            && self.facts.is_empty()
+            && self.events.is_empty()
+    }
+}
+
+impl Store {
+    /// Writes what has been learned since the last time. Dropping the store does it too.
+    pub fn flush(&self) -> Result<()> {
+        let pending = std::mem::take(&mut *self.pending());
+        if pending.is_empty() {
+            return Ok(());
+        }
+        self.with(|conn| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            self.write(&tx, &pending)?;
+            tx.commit()
+        })
+    }
+
+    pub(super) fn write(&self, tx: &Transaction, pending: &Pending) -> rusqlite::Result<()> {
+        let now = now_s();
+        if !pending.stats.is_empty() {
+            let mut put = tx.prepare_cached(
+                "INSERT OR REPLACE INTO stats (dev, ino, size, mtime_ns, ctime_ns, hash, seen) VALUES (?,?,?,?,?,?,?)",
+            )?;
+            for (id, hash) in pending.stats.values() {
+                let (dev, ino, size) = (id.dev as i64, id.ino as i64, id.size as i64);
+                put.execute(params![dev, ino, size, id.mtime_ns, id.ctime_ns, hash, now])?;
+            }
+        }
+        if !pending.blobs.is_empty() {
+            let mut put = tx.prepare_cached(
+                "INSERT INTO blobs (hash, size, disk, ino, mtime_ns, boot, published) VALUES (?,?,?,?,?,?,?)
+                 ON CONFLICT (hash) DO UPDATE SET size = excluded.size, disk = excluded.disk, ino = excluded.ino,
+                 mtime_ns = excluded.mtime_ns, boot = excluded.boot, published = excluded.published",
+            )?;
+            for (hash, b) in &pending.blobs {
+                put.execute(params![
+                    hash,
+                    b.size as i64,
+                    b.disk as i64,
+                    b.ino as i64,
+                    b.mtime_ns,
+                    b.boot,
+                    b.published
+                ])?;
+            }
+            tx.prepare_cached(
+                "INSERT INTO boots (boot, active) VALUES (?, ?)
+                 ON CONFLICT (boot) DO UPDATE SET active = max(active, excluded.active)",
+            )?
+            .execute((self.boot, now))?;
+        }
+        for key in &pending.hits {
+            tx.prepare_cached(
+                "UPDATE uses SET used = ?, hits = hits + 1 WHERE entry = (SELECT id FROM entries WHERE key = ?)",
+            )?
+            .execute((now, key))?;
+            tx.prepare_cached(
+                "UPDATE records SET used = ?1 WHERE id = (SELECT record FROM entries WHERE key = ?2) AND used < ?3",
+            )?
+            .execute((now, key, now - USE_GRAIN))?;
+        }
+        for ((space, key), value) in &pending.facts {
+            tx.prepare_cached("INSERT OR REPLACE INTO facts (space, key, value, seen) VALUES (?,?,?,?)")?
+                .execute((space, key, value, now))?;
+        }
+        for event in &pending.events {
+            add_event(tx, event)?;
+        }
+        Ok(())
+    }
+}
+
+fn add_event(tx: &Transaction, e: &Event) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO events (time_ms, outcome, crate, kind, reason, key, wall_us, saved_ms, bytes, link_mode, cwd)
+         VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+    )?
+    .execute(params![
+        e.time_ms as i64,
+        outcome_name(e.outcome),
+        e.crate_name,
+        e.kind,
+        e.reason,
+        e.key,
+        e.wall_us as i64,
+        e.saved_ms as i64,
+        e.bytes as i64,
+        e.link_mode.map(mode_name),
+        e.cwd.as_os_str().as_bytes(),
+    ])?;
+    let id = tx.last_insert_rowid();
+    if id % 1024 == 0 {
+        tx.execute("DELETE FROM events WHERE id <= ?", [id - MAX_EVENTS])?;
+    }
+    Ok(())
+}
+
+pub(super) fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Hit => "hit",
+        Outcome::Miss => "miss",
+        Outcome::Edit => "edit",
+        Outcome::Pass => "pass",
+        Outcome::Failed => "failed",
+        Outcome::Unstored => "unstored",
+    }
+}
+
+pub(super) fn mode_name(mode: LinkMode) -> &'static str {
+    match mode {
+        LinkMode::View => "view",
+        LinkMode::Reflink => "reflink",
+        LinkMode::Hardlink => "hardlink",
+        LinkMode::Copy => "copy",
+    }
+}
+
+/// A path as stored: raw bytes.
+pub(super) fn path_of(bytes: Vec<u8>) -> std::path::PathBuf {
+    OsStr::from_bytes(&bytes).into()
+}

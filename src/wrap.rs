@@ -1,0 +1,254 @@
+//! The wrapper role: what cargo runs in place of rustc.
+//!
+//! Whatever goes wrong in here, the real compiler runs with the same arguments, and at most the log says why.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use kache_wrapper::cache::{Event, Invocation, Outcome};
+use kache_wrapper::claim::{self, Claim};
+use kache_wrapper::compile::{self, Ran};
+use kache_wrapper::finish::Finished;
+use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
+
+use crate::backend::Backend;
+
+/// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
+pub fn is_wrapper_call(args: &[OsString]) -> bool {
+    let Some(first) = args.first() else { return false };
+    let named_like = |names: &[&str]| {
+        Path::new(first).file_stem().and_then(OsStr::to_str).is_some_and(|s| names.contains(&s))
+    };
+    first.as_encoded_bytes().contains(&b'/') || named_like(&["rustc", "clippy-driver"])
+}
+
+/// Runs as compiler wrapper. `argv` is everything behind the program's own name.
+pub fn run(mut argv: Vec<OsString>) -> ! {
+    let started = Instant::now();
+    // Wrapped in itself: once is enough.
+    while argv.len() > 1 && Path::new(&argv[0]).file_stem() == Some(OsStr::new("kache")) {
+        argv.remove(0);
+    }
+    let active = std::env::var_os(compile::ACTIVE).is_some();
+    let Some(inv) = invocation(&argv).filter(|_| !active) else { exec(&argv) };
+    let backend = match Backend::open(&inv) {
+        Ok(Some(backend)) => backend,
+        Ok(None) => exec(&argv),
+        Err(error) => {
+            crate::log::warn(&inv, &format!("{error:#}; compiling without the cache"));
+            exec(&argv)
+        }
+    };
+    Action { inv, backend, started }.run()
+}
+
+fn invocation(argv: &[OsString]) -> Option<Invocation> {
+    Some(Invocation {
+        argv: argv.to_vec(),
+        cwd: std::env::current_dir().ok()?,
+        env: std::env::vars_os().collect(),
+    })
+}
+
+/// Becomes the compiler.
+fn exec(argv: &[OsString]) -> ! {
+    let error = Command::new(&argv[0]).args(&argv[1..]).exec();
+    eprintln!("kache: could not run {}: {error}", Path::new(&argv[0]).display());
+    std::process::exit(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+struct Action {
+    inv: Invocation,
+    backend: Backend,
+    started: Instant,
+}
+
+impl Action {
+    fn run(self) -> ! {
+        match self.backend.lookup(&self.inv) {
+            Ok(Lookup::Hit(hit)) => self.hit(hit),
+            Ok(Lookup::Pass { reason }) => self.pass(&reason),
+            Ok(Lookup::Miss(plan)) => self.miss(*plan),
+            Err(error) => {
+                self.warn(&format!("lookup failed: {error}"));
+                self.pass(&format!("cache error: {error}"))
+            }
+        }
+    }
+
+    fn hit(&self, hit: Hit) -> ! {
+        compile::print(libc::STDOUT_FILENO, &hit.stdout);
+        compile::print(libc::STDERR_FILENO, &hit.stderr);
+        self.backend.event(Event {
+            key: hit.key.to_hex(),
+            saved_ms: hit.saved_ms,
+            bytes: hit.bytes,
+            link_mode: Some(hit.link_mode),
+            ..self.entry_event(Outcome::Hit, &hit.crate_name, &hit.kind, "")
+        });
+        self.backend.close();
+        std::process::exit(0)
+    }
+
+    fn pass(&self, reason: &str) -> ! {
+        let name = self.inv.var("CARGO_CRATE_NAME").or(self.inv.argv.get(1).map(OsString::as_os_str));
+        let name = name.unwrap_or_default().to_string_lossy().into_owned();
+        self.backend.event(self.entry_event(Outcome::Pass, &name, "", reason));
+        self.backend.close();
+        match self.backend.fallback() {
+            Some(wrapper) => {
+                let mut argv = vec![wrapper.to_owned()];
+                argv.extend(self.inv.argv.iter().cloned());
+                exec(&argv)
+            }
+            None => exec(&self.inv.argv),
+        }
+    }
+
+    fn miss(&self, plan: Plan) -> ! {
+        let (plan, claim) = match plan.store {
+            Store::Yes => self.claim(plan),
+            Store::Edit => (plan, None),
+        };
+        unlink_shared_outputs(&plan);
+        let (argv, argfile) = match command(&plan) {
+            Ok(command) => command,
+            Err(error) => self.pass(&format!("cannot write an argument file: {error}")),
+        };
+        let ran = match compile::run(&argv) {
+            Ok(ran) => ran,
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => self.pass("command line too long"),
+            Err(_) => self.pass("the compiler cannot be started"),
+        };
+        drop(argfile);
+        if ran.success() {
+            self.store(&plan, &ran);
+        } else {
+            let event = self.entry_event(
+                Outcome::Failed,
+                &plan.compile.crate_name,
+                plan.compile.kind(),
+                &plan.reason,
+            );
+            self.backend.event(event);
+        }
+        drop(claim);
+        self.backend.close();
+        compile::exit_like(ran.raw_status)
+    }
+
+    /// Waits for another process that compiles the same; then its result is a hit here.
+    fn claim(&self, plan: Plan) -> (Plan, Option<Claim>) {
+        let waited = match claim::claim(&self.backend.locks_dir(), &plan.claim) {
+            Ok(claim::Outcome::Owner(claim)) => match self.backend.has_news(&plan) {
+                // Somebody finished it between our lookup and our claim.
+                true => {
+                    drop(claim);
+                    true
+                }
+                false => return (plan, Some(claim)),
+            },
+            Ok(claim::Outcome::Waited) => true,
+            Ok(claim::Outcome::Stuck) => false,
+            Err(error) => {
+                self.warn(&format!("cannot lock: {error}"));
+                false
+            }
+        };
+        if waited {
+            match self.backend.lookup(&self.inv) {
+                Ok(Lookup::Hit(hit)) => self.hit(hit),
+                Ok(Lookup::Miss(plan)) => return (*plan, None),
+                _ => {}
+            }
+        }
+        (plan, None)
+    }
+
+    fn store(&self, plan: &Plan, ran: &Ran) {
+        let name = &plan.compile.crate_name;
+        let kind = plan.compile.kind();
+        let event = match self.backend.finish(&self.inv, plan, ran) {
+            Ok(Finished::Stored(key, bytes)) => Event {
+                key: key.to_hex(),
+                bytes,
+                ..self.entry_event(Outcome::Miss, name, kind, &plan.reason)
+            },
+            Ok(Finished::Unstored(_)) if plan.store == Store::Edit => {
+                self.entry_event(Outcome::Edit, name, kind, &plan.reason)
+            }
+            Ok(Finished::Unstored(reason)) => self.entry_event(Outcome::Unstored, name, kind, &reason),
+            Err(error) => {
+                self.warn(&format!("cannot store {name}: {error}"));
+                self.entry_event(Outcome::Unstored, name, kind, &error.to_string())
+            }
+        };
+        self.backend.event(event);
+    }
+
+    fn entry_event(&self, outcome: Outcome, crate_name: &str, kind: &str, reason: &str) -> Event {
+        Event {
+            time_ms: 0,
+            outcome,
+            crate_name: crate_name.to_owned(),
+            kind: kind.to_owned(),
+            reason: reason.to_owned(),
+            key: String::new(),
+            wall_us: self.started.elapsed().as_micros() as u64,
+            saved_ms: 0,
+            bytes: 0,
+            link_mode: None,
+            cwd: self.inv.cwd.to_string_lossy().into_owned().into(),
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        crate::log::warn(&self.inv, message);
+    }
+}
+
+/// The command line of a plan; long ones go through a file, as cargo does it.
+fn command(plan: &Plan) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
+    if !plan.argfile {
+        return Ok((plan.argv.clone(), None));
+    }
+    use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let (driver, args) = plan.argv.split_at(plan.compile.driver.len());
+    let mut file = tempfile::Builder::new().prefix("kache-args").tempfile()?;
+    let mut text = Vec::new();
+    for arg in args {
+        text.extend_from_slice(arg.as_bytes());
+        text.push(b'\n');
+    }
+    file.write_all(&text)?;
+    let mut argv = driver.to_vec();
+    let mut at = OsString::from("@");
+    at.push(file.path());
+    argv.push(at);
+    Ok((argv, Some(file)))
+}
+
+/// A compiler must never write into a file that shares its bytes with a blob.
+fn unlink_shared_outputs(plan: &Plan) {
+    use std::os::unix::fs::MetadataExt;
+    let compile = &plan.compile;
+    let stem = compile.stem();
+    let names = ["", ".exe", ".wasm"]
+        .map(|e| format!("{stem}{e}"))
+        .into_iter()
+        .chain(["rlib", "rmeta", "so", "a", "dylib", "dll"].map(|e| format!("lib{stem}.{e}")));
+    for path in
+        names.map(|n| compile.out_dir.join(n)).chain(compile.emits.iter().filter_map(|(_, p)| p.clone()))
+    {
+        if let Ok(meta) = std::fs::symlink_metadata(&path)
+            && meta.is_file()
+            && (meta.nlink() > 1 || meta.mode() & 0o200 == 0)
+        {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
