@@ -3,7 +3,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -52,6 +52,20 @@ impl Backend {
             Some(Response::Lookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
             _ => lookup::lookup(self.store()?, inv, &self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"))),
+        }
+    }
+
+    /// An output is there while the compiler still runs.
+    pub fn announced(&self, plan: &Plan, path: &Path) -> cache::Result<()> {
+        let request = || Body::Announced { plan: Box::new(plan.clone()), path: path.to_owned() };
+        match self.ask(request, LOOKUP_PATIENCE) {
+            Some(Response::Done) => Ok(()),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => {
+                let store = self.store()?;
+                finish::announced(store, plan, path)?;
+                Ok(store.flush()?)
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use kache_wrapper::cache::{Event, Invocation, Outcome};
 use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile::{self, Ran};
-use kache_wrapper::finish::Finished;
+use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
 
 use crate::backend::Backend;
@@ -118,7 +118,14 @@ impl Action {
             Ok(command) => command,
             Err(error) => self.pass(&format!("cannot write an argument file: {error}")),
         };
-        let ran = match compile::run(&argv) {
+        let mut announce = |line: &[u8]| {
+            if let Some(path) = finish::early_output(&plan, line)
+                && let Err(error) = self.backend.announced(&plan, &self.inv.cwd.join(&path))
+            {
+                self.warn(&format!("cannot note {}: {error}", path.display()));
+            }
+        };
+        let ran = match compile::run(&argv, &mut announce) {
             Ok(ran) => ran,
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => self.pass("command line too long"),
             Err(_) => self.pass("the compiler cannot be started"),

@@ -32,6 +32,10 @@ pub struct Request {
 pub enum Body {
     Lookup(Invocation),
     HasNews(Box<Plan>),
+    Announced {
+        plan: Box<Plan>,
+        path: PathBuf,
+    },
     Finish {
         inv: Invocation,
         plan: Box<Plan>,

@@ -141,6 +141,10 @@ impl Server {
                 }
             }
             Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
+            Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Failed(error.to_string()),
+            },
             Body::Finish { inv, plan, ran } => match finish::finish(engine, &inv, &plan, &ran) {
                 Ok(finished) => Response::Finished(finished),
                 Err(error) => Response::Failed(error.to_string()),

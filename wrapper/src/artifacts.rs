@@ -21,16 +21,23 @@ struct Artifact {
     emit: String,
 }
 
+/// Does this line announce an output?
+pub fn is_artifact(line: &[u8]) -> bool {
+    line.starts_with(b"{\"$message_type\":\"artifact\"") || line.starts_with(b"{\"artifact\":")
+}
+
+/// Emit kind and path of the output that a line announces.
+pub fn artifact(line: &[u8]) -> Option<(String, PathBuf)> {
+    let told = serde_json::from_slice::<Artifact>(line).ok().filter(|_| is_artifact(line))?;
+    Some((told.emit, PathBuf::from(OsStr::from_bytes(told.artifact.as_bytes()))))
+}
+
 pub fn read(stderr: &[u8]) -> Messages {
     let mut messages = Messages::default();
     for line in stderr.split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
-        let is_artifact =
-            line.starts_with(b"{\"$message_type\":\"artifact\"") || line.starts_with(b"{\"artifact\":");
-        match serde_json::from_slice::<Artifact>(line) {
-            Ok(a) if is_artifact => {
-                messages.artifacts.push((a.emit, PathBuf::from(OsStr::from_bytes(a.artifact.as_bytes()))));
-            }
-            _ => messages.diagnostics = true,
+        match artifact(line) {
+            Some(found) => messages.artifacts.push(found),
+            None => messages.diagnostics = true,
         }
     }
     messages

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts;
+
 /// Set for compilers that kache runs, so that a kache below it (a `rustc` that is a script, a double wrapping)
 /// passes through.
 pub const ACTIVE: &str = "KACHE_ACTIVE";
@@ -34,11 +36,14 @@ impl Ran {
 }
 
 /// Runs a command to its end. An error means that it could not be started.
-pub fn run(argv: &[OsString]) -> io::Result<Ran> {
+///
+/// `before` sees each line of stderr that announces an output, before the caller does: cargo starts dependents as
+/// soon as it reads one, and what they need to know must be there by then.
+pub fn run(argv: &[OsString], before: &mut dyn FnMut(&[u8])) -> io::Result<Ran> {
     let started = SystemTime::now();
     let clock = Instant::now();
     let mut child = spawn(argv)?;
-    let (stdout, stderr) = pump(&mut child);
+    let (stdout, stderr) = pump(&mut child, before);
     let status = child.wait()?;
     CHILD.store(0, Ordering::SeqCst);
     Ok(Ran {
@@ -88,7 +93,7 @@ fn spawn(argv: &[OsString]) -> io::Result<Child> {
 }
 
 /// Copies both streams as they come, until both end.
-fn pump(child: &mut Child) -> (Vec<u8>, Vec<u8>) {
+fn pump(child: &mut Child, before: &mut dyn FnMut(&[u8])) -> (Vec<u8>, Vec<u8>) {
     let mut out = child.stdout.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDOUT_FILENO, s));
     let mut err = child.stderr.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDERR_FILENO, s));
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -106,10 +111,10 @@ fn pump(child: &mut Child) -> (Vec<u8>, Vec<u8>) {
             }
             break;
         }
-        if fds[0].revents != 0 && !copy(&mut out, &mut stdout, &mut buffer) {
+        if fds[0].revents != 0 && !copy(&mut out, &mut stdout, &mut buffer, &mut |_| {}) {
             out = None;
         }
-        if fds[1].revents != 0 && !copy(&mut err, &mut stderr, &mut buffer) {
+        if fds[1].revents != 0 && !copy(&mut err, &mut stderr, &mut buffer, before) {
             err = None;
         }
     }
@@ -120,22 +125,40 @@ struct Stream {
     from: RawFd,
     to: RawFd,
     source: Box<dyn Read>,
+    /// Beginning of a message whose end has not come yet.
+    held: Vec<u8>,
 }
 
 impl Stream {
     fn new(from: RawFd, to: RawFd, source: impl Read + 'static) -> Self {
-        Stream { from, to, source: Box::new(source) }
+        Stream { from, to, source: Box::new(source), held: Vec::new() }
     }
 }
 
 /// One read; false at the end of the stream.
-fn copy(stream: &mut Option<Stream>, kept: &mut Vec<u8>, buffer: &mut [u8]) -> bool {
+fn copy(
+    stream: &mut Option<Stream>,
+    kept: &mut Vec<u8>,
+    buffer: &mut [u8],
+    before: &mut dyn FnMut(&[u8]),
+) -> bool {
     let Some(stream) = stream else { return false };
     match stream.source.read(buffer) {
-        Ok(0) => false,
+        Ok(0) => {
+            print(stream.to, &stream.held);
+            false
+        }
         Ok(n) => {
             kept.extend_from_slice(&buffer[..n]);
-            print(stream.to, &buffer[..n]);
+            stream.held.extend_from_slice(&buffer[..n]);
+            let whole = stream.held.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+            for line in stream.held[..whole].split(|&b| b == b'\n').filter(|l| artifacts::is_artifact(l)) {
+                before(line);
+            }
+            // What is not JSON may be a question to a person: it goes out as it comes.
+            let ready = if stream.held[whole..].first() == Some(&b'{') { whole } else { stream.held.len() };
+            print(stream.to, &stream.held[..ready]);
+            stream.held.drain(..ready);
             true
         }
         Err(e) => e.kind() == io::ErrorKind::Interrupted,

@@ -23,6 +23,21 @@ pub enum Finished {
     Unstored(String),
 }
 
+/// Remembers what stands behind an output that the compiler announced while it goes on (cargo starts dependents at
+/// the announcement of metadata, long before the compile has ended).
+pub fn announced(cache: &dyn Cache, plan: &Plan, path: &Path) -> Result<()> {
+    if let Some(hash) = cache.hash_file(path)? {
+        plan.closure.remember(cache, &plan.compile, &hash)?;
+    }
+    Ok(())
+}
+
+/// The output that dependents may start with, when this line of the compiler announces one.
+pub fn early_output(plan: &Plan, line: &[u8]) -> Option<PathBuf> {
+    let (kind, path) = artifacts::artifact(line)?;
+    (kind == "metadata" && plan.compile.emits("link")).then_some(path)
+}
+
 /// Stores what a successful compile made. An error is a failure of the cache: the build goes on regardless.
 pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Result<Finished> {
     let compile = &plan.compile;

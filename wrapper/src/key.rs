@@ -86,8 +86,8 @@ fn hash(
     h.field("salt", settings.key_salt.as_bytes());
     h.field("toolchain", &toolchain.identity);
     h.field("remap", &[u8::from(remap)]);
-    for prefix in prefixes.iter() {
-        h.field("shown-as", prefix.shown_as.as_bytes());
+    for prefix in prefixes.by_token() {
+        h.field("token", &[prefix.token as u8]).field("shown-as", prefix.shown_as.as_bytes());
         if !remap {
             h.field("path", prefix.path.as_os_str().as_bytes());
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::args::Compile;
 use crate::cache::{Cache, Invocation, Result};
@@ -114,7 +114,7 @@ fn surroundings(
     cache: &dyn Cache,
     inv: &Invocation,
     compile: &Compile,
-    linker: &PathBuf,
+    linker: &Path,
     hash: &[u8; 32],
     libs: &[String],
 ) -> Result<Vec<PathBuf>> {

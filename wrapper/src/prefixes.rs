@@ -49,6 +49,13 @@ impl Prefixes {
         self.0.iter()
     }
 
+    /// In an order that does not depend on how long the paths are.
+    pub fn by_token(&self) -> Vec<&Prefix> {
+        let mut all: Vec<&Prefix> = self.0.iter().collect();
+        all.sort_by_key(|p| p.token);
+        all
+    }
+
     pub fn get(&self, token: char) -> Option<&Path> {
         self.0.iter().find(|p| p.token == token).map(|p| p.path.as_path())
     }
