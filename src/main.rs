@@ -4,6 +4,7 @@ mod backend;
 mod cli;
 mod config;
 mod daemon;
+mod doctor;
 mod log;
 mod restore;
 mod store;

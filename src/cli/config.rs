@@ -33,7 +33,7 @@ pub fn run(args: &ConfigCommand, config: &Config) -> Result<ExitCode> {
                 (s.key.to_owned(), serde_json::json!({ "value": value(at), "origin": origin, "env": s.env }))
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        super::print(&serde_json::to_string_pretty(&all)?);
     } else {
         for (at, s) in SETTINGS.iter().enumerate() {
             println!("{:<22} {:<40} {}", s.key, value(at), config.origins[at].1);

@@ -1,14 +1,21 @@
 //! The command line: parse, call, print.
 
+mod clean;
+mod completions;
 mod config;
 mod daemon;
-mod format;
+mod doctor;
+pub mod format;
 mod gc;
+mod init;
+mod list;
 mod mount;
 mod mounts;
+mod purge;
 mod report;
 mod stats;
 mod umount;
+mod why_miss;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -28,12 +35,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make cargo use kache
+    Init(init::Init),
     /// Hits, misses and what they saved
     Stats(stats::Stats),
     /// What became of each action
     Report(report::Report),
+    /// Why things were compiled
+    WhyMiss(why_miss::WhyMiss),
+    /// What is in the store
+    List(list::List),
     /// Remove what was used longest ago until the store fits
     Gc(gc::Gc),
+    /// Forget results
+    Purge(purge::Purge),
+    /// Is everything well, and if not, what to do
+    Doctor(doctor::Doctor),
     /// Effective settings and where they come from
     Config(config::ConfigCommand),
     /// Mount an overlay over a target directory
@@ -42,8 +59,12 @@ enum Command {
     Umount(umount::Umount),
     /// What is mounted
     Mounts(mounts::Mounts),
+    /// Empty a target directory, mounted or not
+    Clean(clean::Clean),
     /// The background process
     Daemon(daemon::Daemon),
+    /// Completions for a shell
+    Completions(completions::Completions),
 }
 
 pub fn run() -> ExitCode {
@@ -64,6 +85,13 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(args),
+        Command::WhyMiss(args) => why_miss::run(args, config),
+        Command::List(args) => list::run(args, config),
+        Command::Purge(args) => purge::run(args, config),
+        Command::Doctor(args) => doctor::run(args, config),
+        Command::Clean(args) => clean::run(args, config),
+        Command::Completions(args) => Ok(completions::run(args)),
         Command::Stats(args) => stats::run(args, config),
         Command::Report(args) => report::run(args, config),
         Command::Gc(args) => gc::run(args, config),
@@ -78,4 +106,10 @@ fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
 fn load() -> Result<Config> {
     let cwd = std::env::current_dir().context("the current directory is gone")?;
     Config::load(&|name: &str| -> Option<OsString> { std::env::var_os(name) }, &cwd)
+}
+
+/// Prints to a standard output that may be closed early (`kache list | head`).
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

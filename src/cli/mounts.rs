@@ -28,7 +28,7 @@ pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
         }
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&mounts)?);
+        super::print(&serde_json::to_string_pretty(&mounts)?);
     } else if mounts.is_empty() {
         println!("nothing is mounted");
     } else {

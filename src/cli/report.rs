@@ -42,13 +42,13 @@ pub fn run(args: &Report, config: &Config) -> Result<ExitCode> {
     let events = config.open_store()?.events(&filter)?;
     match args.format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&events)?),
-        Format::Text => events.iter().for_each(print),
+        Format::Text => super::print(&events.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(e: &Event) {
+fn line(e: &Event) -> String {
     let outcome = format!("{:?}", e.outcome).to_lowercase();
     let took = format!("{:.1} ms", e.wall_us as f64 / 1e3);
-    println!("{outcome:<8} {:<28} {:<13} {took:>11}  {}", e.crate_name, e.kind, e.reason);
+    format!("{outcome:<8} {:<28} {:<13} {took:>11}  {}", e.crate_name, e.kind, e.reason)
 }

@@ -69,7 +69,7 @@ pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
         max_size: store.max_size(),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&numbers)?);
+        super::print(&serde_json::to_string_pretty(&numbers)?);
     } else {
         print(&numbers);
     }

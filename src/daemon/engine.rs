@@ -133,6 +133,17 @@ impl Engine {
         }
     }
 
+    pub fn clean(&self, dir: &Path) -> Response {
+        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else { return Response::NotMounted };
+        match hosted.clear() {
+            Ok(()) => {
+                self.pin(&hosted);
+                Response::Done
+            }
+            Err(error) => Response::Failed(error.to_string()),
+        }
+    }
+
     /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
     fn end(&self, hosted: &Arc<Hosted>, discard: bool, force: bool) -> Result<()> {
         let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
@@ -174,7 +185,7 @@ impl Engine {
     }
 
     pub fn mounts(&self) -> Vec<MountInfo> {
-        self.all().iter().map(|m| m.info()).collect()
+        self.all().iter().map(|m| m.info(&self.store)).collect()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -264,7 +275,7 @@ impl Engine {
 }
 
 impl Hosted {
-    fn info(&self) -> MountInfo {
+    fn info(&self, store: &Store) -> MountInfo {
         let stats = self.mount().statistics().unwrap_or_default();
         MountInfo {
             dir: self.dir.clone(),
@@ -274,6 +285,7 @@ impl Hosted {
             own_bytes: stats.bytes_upper,
             since_ms: self.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
             alive: self.mount().is_serving(),
+            missing: self.mount().shown().iter().filter(|h| !store.is_on_disk(h.as_bytes())).count() as u64,
         }
     }
 

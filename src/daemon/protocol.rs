@@ -53,6 +53,10 @@ pub enum Body {
         dir: PathBuf,
         discard: bool,
     },
+    /// Empty a mount.
+    Clean {
+        dir: PathBuf,
+    },
     Mounts,
     Status,
     /// Unmount everything, leaving complete directories, and end.
@@ -73,6 +77,7 @@ pub enum Response {
     Mounts(Vec<MountInfo>),
     Status(Status),
     Done,
+    NotMounted,
     /// For people.
     Failed(String),
     /// Mounting is impossible here: what is missing and what to do.
@@ -93,6 +98,8 @@ pub struct MountInfo {
     /// Milliseconds since the Unix epoch.
     pub since_ms: u64,
     pub alive: bool,
+    /// Views whose blobs are not in the store.
+    pub missing: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

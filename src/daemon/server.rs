@@ -159,6 +159,7 @@ impl Server {
             },
             Body::Mount { dir, empty } => engine.mount(&dir, empty),
             Body::Umount { dir, discard } => engine.umount(&dir, discard),
+            Body::Clean { dir } => engine.clean(&dir),
             Body::Mounts => Response::Mounts(engine.mounts()),
             Body::Status => Response::Status(self.status()),
             Body::Restart => {

@@ -308,7 +308,7 @@ impl Store {
     }
 
     /// Moves a damaged blob away and forgets all that needs it. Returns the error to give.
-    fn quarantine(&self, hash: &Hash, how: &str) -> Result<Error> {
+    pub(super) fn quarantine(&self, hash: &Hash, how: &str) -> Result<Error> {
         let path = self.blob_path(hash);
         let away = self.dir.join("store/quarantine").join(path.file_name().unwrap_or_default());
         match fs::rename(&path, &away) {
@@ -326,6 +326,11 @@ impl Store {
     /// Is this blob here and to be trusted?
     pub fn has_blob(&self, hash: &Hash, size: u64) -> Result<bool> {
         self.is_sound(hash, size)
+    }
+
+    /// Is there a file of this name, whatever is in it?
+    pub fn is_on_disk(&self, hash: &Hash) -> bool {
+        self.blob_path(hash).exists()
     }
 
     /// Opens a blob for reading.

@@ -13,6 +13,7 @@ mod lock;
 mod pending;
 mod scan;
 pub mod sys;
+mod verify;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -85,11 +86,6 @@ impl Store {
     /// Where lock files of the store in `dir` are.
     pub fn locks_dir_in(dir: &Path) -> PathBuf {
         dir.join("locks")
-    }
-
-    /// The cache directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Bytes that blobs may take on disk.

@@ -1,0 +1,57 @@
+//! `kache doctor`: is everything well, and if not, what to do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::config::Config;
+use crate::doctor::{self, Options, State};
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Target directory to which the way from the store is tested
+    #[arg(default_value = "target")]
+    dir: PathBuf,
+    /// Read every blob and compare it with its hash
+    #[arg(long)]
+    verify: bool,
+    /// Remove what is damaged, take in or remove what the index does not know
+    #[arg(long)]
+    repair: bool,
+    /// Unmount dead mounts, forget those whose directories are gone; implies --repair
+    #[arg(long)]
+    fix: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Doctor, config: &Config) -> Result<ExitCode> {
+    let options = Options {
+        target: args.dir.clone(),
+        verify: args.verify,
+        repair: args.repair || args.fix,
+        fix_mounts: args.fix,
+    };
+    let checks = doctor::examine(config, &options);
+    let healthy = checks.iter().all(|c| c.state != State::Fail);
+    if args.json {
+        let report = serde_json::json!({ "healthy": healthy, "checks": checks });
+        super::print(&serde_json::to_string_pretty(&report)?);
+    } else {
+        let lines = checks.iter().map(|c| {
+            let sign = match c.state {
+                State::Ok => "ok  ",
+                State::Warn => "note",
+                State::Fail => "FAIL",
+            };
+            let remedy =
+                c.remedy.as_ref().map(|r| format!("\n                    -> {r}")).unwrap_or_default();
+            format!("{sign} {:<14} {}{remedy}", c.name, c.detail)
+        });
+        super::print(&lines.collect::<Vec<_>>().join("\n"));
+    }
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
