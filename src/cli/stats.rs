@@ -78,7 +78,8 @@ pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
 
 fn print(n: &Numbers) {
     let asked = n.hits + n.misses + n.edits + n.unstored;
-    let rate = if asked == 0 { String::new() } else { format!("  ({} %)", n.hits * 100 / asked) };
+    let rate =
+        (n.hits * 100).checked_div(asked).map_or_else(String::new, |percent| format!("  ({percent} %)"));
     println!("hits        {:>8}{rate}", n.hits);
     println!("misses      {:>8}", n.misses);
     println!("edits       {:>8}  (compiled incrementally, not stored)", n.edits);

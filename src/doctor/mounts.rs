@@ -87,11 +87,10 @@ fn examine_live(mount: &MountInfo) -> Check {
         state => return Check::fail(NAME, format!("{dir}: {state:?}"), "`kache daemon restart`"),
     }
     let began = Instant::now();
-    let Ok(meta) = std::fs::metadata(&mount.dir) else {
-        return Check::fail(NAME, format!("{dir}: cannot be read"), "`kache daemon restart`");
-    };
+    if let Err(e) = std::fs::metadata(&mount.dir) {
+        return Check::fail(NAME, format!("{dir}: {e}"), "`kache daemon restart`");
+    }
     let stat = began.elapsed();
-    drop(meta);
     if mount.missing > 0 {
         let detail = format!("{dir}: {} views whose blobs are missing", mount.missing);
         return Check::fail(NAME, detail, "`kache clean` empties it; the next build restores it");

@@ -223,7 +223,7 @@ impl Store {
         self.pending().blobs.insert(*hash, row);
     }
 
-    fn temp_path(&self) -> PathBuf {
+    pub(super) fn temp_path(&self) -> PathBuf {
         use std::sync::atomic::{AtomicU64, Ordering};
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);

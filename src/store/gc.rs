@@ -1,8 +1,9 @@
 //! Making room: the entries that were used longest ago go first, then blobs that nobody needs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,8 @@ const TARGET_PERCENT: u64 = 90;
 const LITTER_AGE: Duration = Duration::from_secs(24 * 3600);
 /// At most one background gc is started in so many seconds.
 const SPAWN_INTERVAL: i64 = 60;
+/// Files without a row in the index are looked for so often, in seconds.
+const SCAN_INTERVAL: i64 = 24 * 3600;
 /// Facts and file states that nobody has renewed for so long, in seconds.
 const FACT_AGE: i64 = 180 * 24 * 3600;
 
@@ -44,9 +47,9 @@ impl Store {
         self.flush()?;
         let mut report = GcReport::default();
         self.remove_unneeded(&mut report, now_s() - ORPHAN_AGE)?;
-        if self.totals()?.bytes > max_size {
+        if self.blob_bytes()? > max_size {
             let target = max_size / 100 * TARGET_PERCENT;
-            while self.totals()?.bytes > target {
+            while self.blob_bytes()? > target {
                 let evicted = self.evict_oldest()?;
                 report.entries += evicted;
                 // Their blobs had their time.
@@ -57,6 +60,7 @@ impl Store {
             }
         }
         self.remove_litter();
+        self.remove_strays(&mut report)?;
         self.with(|conn| {
             conn.execute("DELETE FROM stats WHERE seen < ?", [now_s() - FACT_AGE])?;
             conn.execute("DELETE FROM facts WHERE seen < ?", [now_s() - FACT_AGE])
@@ -94,11 +98,18 @@ impl Store {
         Ok(report)
     }
 
+    /// Forgets some of the entries that were used longest ago, among those whose blobs nothing else holds: others
+    /// would give no room.
     fn evict_oldest(&self) -> Result<u64> {
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let ids: Vec<i64> = tx
-                .prepare_cached("SELECT entry FROM uses ORDER BY used LIMIT ?")?
+                .prepare_cached(
+                    "SELECT entry FROM uses WHERE EXISTS (
+                         SELECT 1 FROM entry_blobs b WHERE b.entry = uses.entry
+                         AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.hash = b.hash))
+                     ORDER BY used LIMIT ?",
+                )?
                 .query_map([BATCH as i64], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
             for id in &ids {
@@ -124,30 +135,9 @@ impl Store {
             if found.is_empty() {
                 return Ok(());
             }
-            // Nobody restores or publishes while these few are looked at again and removed.
-            let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
-            let removed = self.with(|conn| {
-                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let mut removed = Vec::new();
-                for (hash, disk) in &found {
-                    let needed: Option<i64> = tx
-                        .query_row(
-                            "SELECT 1 WHERE EXISTS (SELECT 1 FROM entry_blobs WHERE hash = ?1)
-                             OR EXISTS (SELECT 1 FROM pins WHERE hash = ?1)",
-                            [hash],
-                            |row| row.get(0),
-                        )
-                        .optional()?;
-                    if needed.is_none() {
-                        tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
-                        removed.push((*hash, *disk));
-                    }
-                }
-                tx.commit()?;
-                Ok(removed)
-            })?;
-            for (hash, disk) in &removed {
-                let _ = fs::remove_file(self.blob_path(hash));
+            let removed = self.set_aside_unneeded(&found)?;
+            for (path, disk) in &removed {
+                let _ = fs::remove_file(path);
                 report.blobs += 1;
                 report.bytes += *disk as u64;
             }
@@ -155,6 +145,70 @@ impl Store {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes blobs out of the index and out of their places. Nobody restores or publishes meanwhile, so this must be
+    /// short: giving back their space is for later. Returns where they are now, and what they take on disk.
+    fn set_aside_unneeded(&self, found: &[(Hash, i64)]) -> Result<Vec<(PathBuf, i64)>> {
+        let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
+        let removed = self.with(|conn| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut removed = Vec::new();
+            for (hash, disk) in found {
+                let needed: Option<i64> = tx
+                    .prepare_cached(
+                        "SELECT 1 WHERE EXISTS (SELECT 1 FROM entry_blobs WHERE hash = ?1)
+                         OR EXISTS (SELECT 1 FROM pins WHERE hash = ?1)",
+                    )?
+                    .query_row([hash], |row| row.get(0))
+                    .optional()?;
+                if needed.is_none() {
+                    tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
+                    removed.push((*hash, *disk));
+                }
+            }
+            tx.commit()?;
+            Ok(removed)
+        })?;
+        let aside = |(hash, disk): (Hash, i64)| {
+            let temp = self.temp_path();
+            fs::rename(self.blob_path(&hash), &temp).is_ok().then_some((temp, disk))
+        };
+        Ok(removed.into_iter().filter_map(aside).collect())
+    }
+
+    /// Blob files that the index does not know: their publisher died before it could say so. Looked for once a day.
+    fn remove_strays(&self, report: &mut GcReport) -> Result<()> {
+        let scanned: i64 = self.with(|conn| {
+            conn.query_row("SELECT value FROM meta WHERE name = 'scanned'", [], |row| row.get(0))
+        })?;
+        if scanned + SCAN_INTERVAL > now_s() {
+            return Ok(());
+        }
+        for path in self.blob_files() {
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let name = path.file_name().and_then(|n| blake3::Hash::from_hex(n.as_encoded_bytes()).ok());
+            let recent = meta.ctime() + ORPHAN_AGE > now_s();
+            if let Some(hash) = name
+                && !recent
+                && self.find_blob(hash.as_bytes())?.is_none()
+                && fs::remove_file(&path).is_ok()
+            {
+                report.blobs += 1;
+                report.bytes += meta.blocks() * 512;
+            }
+        }
+        self.with(|conn| conn.execute("UPDATE meta SET value = ? WHERE name = 'scanned'", [now_s()]))?;
+        Ok(())
+    }
+
+    /// Bytes that all blobs take on disk.
+    fn blob_bytes(&self) -> Result<u64> {
+        let bytes: i64 = self.with(|conn| {
+            conn.prepare_cached("SELECT value FROM meta WHERE name = 'bytes'")?
+                .query_row([], |row| row.get(0))
+        })?;
+        Ok(bytes.max(0) as u64)
     }
 
     fn remove_litter(&self) {

@@ -104,10 +104,10 @@ impl Store {
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             self.write(&tx, &pending)?;
-            let record = record_id(&tx, &publication.invocation.0, &digest, &publication.record, now)?;
             if let Some(old) = entry_id(&tx, key)? {
                 forget_entry(&tx, old)?;
             }
+            let record = record_id(&tx, &publication.invocation.0, &digest, &publication.record, now)?;
             tx.prepare_cached(
                 "INSERT INTO entries (key, record, crate, kind, bytes, created, body) VALUES (?,?,?,?,?,?,?)",
             )?
@@ -303,19 +303,26 @@ fn entries_with(tx: &Transaction, hash: &Hash) -> rusqlite::Result<Vec<i64>> {
         .collect()
 }
 
-/// Removes an entry; its blobs stay until gc finds that nobody needs them.
+/// Removes an entry, and its input record when no other entry has it; its blobs stay until gc finds that nobody
+/// needs them.
 pub(super) fn forget_entry(tx: &Transaction, id: i64) -> rusqlite::Result<()> {
-    let body: Option<Vec<u8>> = tx
-        .prepare_cached("SELECT body FROM entries WHERE id = ?")?
-        .query_row([id], |r| r.get(0))
+    let record: Option<i64> = tx
+        .prepare_cached("SELECT record FROM entries WHERE id = ?")?
+        .query_row([id], |row| row.get(0))
         .optional()?;
-    let entry = body.and_then(|b| postcard::from_bytes::<Entry>(b.get(8..)?).ok());
-    for output in entry.iter().flat_map(|e| &e.outputs) {
-        tx.prepare_cached("DELETE FROM entry_blobs WHERE hash = ? AND entry = ?")?
-            .execute((output.blob, id))?;
-    }
+    tx.prepare_cached("DELETE FROM entry_blobs WHERE entry = ?")?.execute([id])?;
     tx.prepare_cached("DELETE FROM uses WHERE entry = ?")?.execute([id])?;
     tx.prepare_cached("DELETE FROM entries WHERE id = ?")?.execute([id])?;
+    if let Some(record) = record {
+        let gone = tx
+            .prepare_cached(
+                "DELETE FROM records WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM entries WHERE record = ?1)",
+            )?
+            .execute([record])?;
+        if gone > 0 {
+            tx.prepare_cached("DELETE FROM record_bodies WHERE id = ?")?.execute([record])?;
+        }
+    }
     Ok(())
 }
 

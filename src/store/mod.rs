@@ -13,6 +13,8 @@ mod lock;
 mod pending;
 mod scan;
 pub mod sys;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::collections::HashMap;

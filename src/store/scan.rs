@@ -19,7 +19,7 @@ pub struct Scanned {
 
 /// Reads `file` from its beginning to its end; its offset is left alone.
 pub fn scan_at(file: &File, needles: &[&[u8]]) -> io::Result<Scanned> {
-    let finders: Vec<Finder> = needles.iter().map(|n| Finder::new(n)).collect();
+    let finders: Vec<Finder> = needles.iter().map(Finder::new).collect();
     let mut contains: Vec<bool> = needles.iter().map(|n| n.is_empty()).collect();
     // The end of the last chunk stays in front of the next one, so that a needle across the border is seen.
     let keep = needles.iter().map(|n| n.len().saturating_sub(1)).max().unwrap_or(0);

@@ -42,7 +42,9 @@ CREATE TABLE entries (
 CREATE INDEX entries_record ON entries (record);
 -- Apart from entries, because it is written at every hit and those rows are long.
 CREATE TABLE uses (entry INTEGER PRIMARY KEY, used INTEGER NOT NULL, hits INTEGER NOT NULL);
+CREATE INDEX uses_used ON uses (used);
 CREATE TABLE entry_blobs (hash BLOB, entry INTEGER, PRIMARY KEY (hash, entry)) WITHOUT ROWID;
+CREATE INDEX entry_blobs_entry ON entry_blobs (entry);
 
 CREATE TABLE records (
     id INTEGER PRIMARY KEY,
