@@ -1,0 +1,78 @@
+//! Many at once: nothing is compiled twice, and nobody is disturbed.
+
+use std::process::{Child, Stdio};
+
+use crate::support::World;
+
+#[test]
+fn sixty_four_wrappers_compile_once() {
+    let world = World::new();
+    // Enough code to keep the compiler busy until all have come.
+    let source: String = (0..400)
+        .map(|n| format!("pub fn f{n}(x: u64) -> String {{ format!(\"{{}}\", x * {n}) }}\n"))
+        .collect();
+    let c = world.project("project", &[("lib.rs", &source)]);
+    let mut children: Vec<Child> = (0..64)
+        .map(|n| {
+            let mut command = c.command(world.kache_program());
+            command.arg(world.shim()).args([
+                "--crate-name",
+                "lonely",
+                "--edition=2024",
+                "--crate-type=lib",
+                "lib.rs",
+            ]);
+            command.args([
+                "--emit=dep-info,metadata,link",
+                "--error-format=json",
+                "--json=artifacts",
+                "--out-dir",
+            ]);
+            command.arg(format!("target/{n}/debug/deps")).stderr(Stdio::piped());
+            c.sh(&format!("mkdir -p target/{n}/debug/deps"));
+            command.spawn().unwrap()
+        })
+        .collect();
+    let before = children.len();
+    for child in children.drain(..) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("liblonely.rlib"), "artifacts are announced: {said}");
+    }
+    let log = std::fs::read_to_string(world.rustc_log()).unwrap();
+    assert_eq!(log.lines().filter(|l| l.starts_with("lonely\t")).count(), 1, "{log}");
+    let rlibs = c.find("liblonely.rlib");
+    assert_eq!(rlibs.len(), before);
+    let bytes = c.bytes(&rlibs[0]);
+    assert!(rlibs.iter().all(|p| c.bytes(p) == bytes));
+}
+
+#[test]
+fn eight_builds_share_one_store() {
+    let world = World::new();
+    let checkouts: Vec<_> = (0..8).map(|n| world.checkout(&format!("c{n}"), "workspace")).collect();
+    let children: Vec<Child> = checkouts
+        .iter()
+        .map(|c| {
+            c.command("cargo").arg("build").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let expected = checkouts[0].prints("target/debug/app");
+    for c in &checkouts {
+        assert_eq!(c.prints("target/debug/app"), expected);
+        c.cargo("build").ok().fresh();
+    }
+    // Whoever came second waited for the first.
+    let log = std::fs::read_to_string(world.rustc_log()).unwrap();
+    for name in ["base", "generated", "native", "macros", "app"] {
+        let started = log.lines().filter(|l| l.starts_with(&format!("{name}\t"))).count();
+        assert_eq!(started, 1, "{name}:\n{log}");
+    }
+    let last = world.checkout("last", "workspace");
+    last.cargo("build").ok().all_hit();
+}

@@ -1,0 +1,26 @@
+//! kache from outside: each module is a user's story, told with real cargo projects.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Holds whether the target directory is mounted or not: see `KACHE_TEST_MODE`.
+mod everywhere {
+    mod crowd;
+    mod diagnostics;
+    mod edits;
+    mod incremental;
+    mod killed;
+    mod macros;
+    mod portable;
+    mod random;
+    mod shapes;
+    mod warm;
+}
+
+/// Has nothing to do with mounts.
+mod unmounted {
+    mod disks;
+    mod odd;
+    mod store;
+    mod trouble;
+}
