@@ -1,8 +1,10 @@
 //! What the tests of mounts share. Every mount is undone when its owner is dropped, also when a test fails.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod ops;
 pub mod process;
 pub mod rng;
+pub mod same;
 
 use std::fs::{self, File};
 use std::io;
