@@ -140,10 +140,12 @@ fn xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
     }
 }
 
-fn data(reading: Result<Reading>, offset: u64, size: u32, reply: ReplyData) {
-    BUFFER.with_borrow_mut(|buffer| match reading.and_then(|r| r.read(offset, size as usize, buffer)) {
-        Ok(()) => reply.data(buffer),
-        Err(error) => reply.error(errno(&error)),
+fn data(overlay: &Overlay, reading: Result<Reading>, offset: u64, size: u32, reply: ReplyData) {
+    BUFFER.with_borrow_mut(|buffer| {
+        match reading.and_then(|reading| overlay.read(&reading, offset, size as usize, buffer)) {
+            Ok(()) => reply.data(buffer),
+            Err(error) => reply.error(errno(&error)),
+        }
     });
 }
 
@@ -358,8 +360,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         match self.overlay.reading(ino.0) {
-            Ok(Some(reading)) => data(Ok(reading), offset, size, reply),
-            Ok(None) => self.slowly(move |overlay| data(overlay.open_reading(ino.0), offset, size, reply)),
+            Ok(Some(reading)) => data(&self.overlay, Ok(reading), offset, size, reply),
+            Ok(None) => {
+                self.slowly(move |overlay| data(overlay, overlay.open_reading(ino.0), offset, size, reply));
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }

@@ -339,13 +339,19 @@ pub(crate) fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(HIDDEN)
 }
 
-pub(crate) fn check_name(name: &OsStr) -> Result<()> {
-    let name = name.as_bytes();
+/// The kernel's FUSE lets longer names through.
+pub(crate) fn check_length(name: &OsStr) -> Result<()> {
     if name.len() > 255 {
-        Err(FsError::new(Errno::NAMETOOLONG, "a name has at most 255 bytes"))
-    } else if is_hidden(name) {
-        Err(FsError::new(Errno::ACCESS, "names that begin with .kache-tmp- are reserved"))
-    } else {
-        Ok(())
+        return Err(FsError::new(Errno::NAMETOOLONG, "a name has at most 255 bytes"));
     }
+    Ok(())
+}
+
+/// May a file get this name?
+pub(crate) fn check_name(name: &OsStr) -> Result<()> {
+    check_length(name)?;
+    if is_hidden(name.as_bytes()) {
+        return Err(FsError::new(Errno::ACCESS, "names that begin with .kache-tmp- are reserved"));
+    }
+    Ok(())
 }

@@ -51,6 +51,15 @@ pub struct SetAttr {
     pub kill_suid: bool,
 }
 
+impl SetAttr {
+    /// A change of owner, be it `chown(-1, -1)`: the kernel then sends a change of nothing. It takes set-id bits away.
+    fn has_owner(&self) -> bool {
+        let nothing =
+            self.mode.is_none() && self.size.is_none() && self.atime.is_none() && self.mtime.is_none();
+        self.uid.is_some() || self.gid.is_some() || nothing
+    }
+}
+
 impl Attr {
     pub(super) fn of_stat(ino: u64, stat: &rustix::fs::Stat) -> Self {
         Attr {
@@ -146,14 +155,10 @@ impl Overlay {
         if let Some(size) = set.size {
             self.truncate(ino, size, set.kill_suid)?;
         }
-        if self.is_view(ino)? && self.setattr_view(ino, set)? {
+        if self.is_view(ino)? && self.setattr_view(ino, set)? || self.setattr_gone(ino, set)? {
             return self.getattr(ino);
         }
         let state = self.state.read();
-        match state.node(ino)?.kind {
-            NodeKind::Dir(ref dir) if dir.gone.is_some() => return Err(not_found()),
-            _ => {}
-        }
         let (dir_path, through_link) = match self.location(&state, ino)? {
             Location::Path(path) => (path, None),
             Location::Held(held) => (Vec::new(), Some(held)),
@@ -177,7 +182,7 @@ impl Overlay {
         if let Some(mode) = set.mode {
             view.mode = mode & 0o7777;
         }
-        if set.uid.is_some() || set.gid.is_some() {
+        if set.has_owner() {
             view.uid = set.uid.unwrap_or(view.uid);
             view.gid = set.gid.unwrap_or(view.gid);
             if set.mode.is_none() {
@@ -197,8 +202,27 @@ impl Overlay {
         Ok(true)
     }
 
+    /// Changes what is remembered of a directory that has been removed while somebody had it open. False if it is none.
+    fn setattr_gone(&self, ino: u64, set: &SetAttr) -> Result<bool> {
+        if self.state.read().node(ino)?.dir().is_none_or(|dir| dir.gone.is_none()) {
+            return Ok(false);
+        }
+        let now = self.clock.now()?;
+        let mut state = self.state.write();
+        let Some(stat) = state.dir_mut(ino)?.gone.as_mut() else { return Ok(false) };
+        stat.st_mode = set.mode.map_or(stat.st_mode, |mode| stat.st_mode & !0o7777 | mode & 0o7777);
+        stat.st_uid = set.uid.unwrap_or(stat.st_uid);
+        stat.st_gid = set.gid.unwrap_or(stat.st_gid);
+        if let Some(mtime) = set.mtime {
+            let mtime = if let SetTime::At(at) = mtime { at } else { now };
+            (stat.st_mtime, stat.st_mtime_nsec) = (mtime.tv_sec, mtime.tv_nsec as _);
+        }
+        (stat.st_ctime, stat.st_ctime_nsec) = (now.tv_sec, now.tv_nsec as _);
+        Ok(true)
+    }
+
     fn set_upper(&self, path: &[u8], set: &SetAttr) -> Result<()> {
-        if set.uid.is_some() || set.gid.is_some() {
+        if set.has_owner() {
             self.upper.chown(path, set.uid, set.gid)?;
         }
         if let Some(mode) = set.mode {
@@ -212,7 +236,7 @@ impl Overlay {
 
     /// The same for a file without a name, through its magic link.
     fn set_held(&self, held: &OwnedFd, set: &SetAttr) -> Result<()> {
-        if set.uid.is_some() || set.gid.is_some() {
+        if set.has_owner() {
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
             fs::chownat(held, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }

@@ -37,7 +37,6 @@ impl Overlay {
             });
             self.upper.finish(&temporary);
             if done? {
-                self.fds.put(Key::Upper(ino), Arc::new(temporary.file), true);
                 return Ok(());
             }
         }
@@ -50,6 +49,7 @@ impl Overlay {
         }
         let blob = self.open_blob(view)?;
         if blob.metadata()?.len() != view.size {
+            self.fds.remove(Key::Blob(view.hash));
             return Err(FsError::new(Errno::IO, "a blob is not as long as its view"));
         }
         self.transfer(&blob, &temporary.file, wanted)
@@ -100,12 +100,15 @@ impl Overlay {
         // From here on the upper has it. A crash before the append is harmless: what the upper has wins.
         let unlinks: Vec<Op> = names.iter().map(|(_, _, path)| Op::Unlink { path: path.clone() }).collect();
         let held = names.is_empty().then(|| file.try_clone()).transpose()?;
+        let open = file.try_clone()?;
         let upper = UpperNode {
             real: stat.st_ino,
             file_type: rustix::fs::FileType::RegularFile,
             held: held.map(|file| Arc::new(file.into())),
         };
         state.tree.replace_kind(ino, NodeKind::Upper(upper));
+        // While the state is locked: after a seal, this descriptor would be one that writes a blob.
+        self.fds.put(Key::Upper(ino), Arc::new(open), true);
         Ok(state.journal.append(&unlinks)?)
     }
 }

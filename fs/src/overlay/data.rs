@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use blake3::Hash;
 use rustix::fs::{FallocateFlags, FileType, Mode, SeekFrom};
 use rustix::io::Errno;
 
@@ -18,25 +19,25 @@ use crate::tree::{Gate, Kind as NodeKind};
 /// An open file to read from.
 pub struct Reading {
     file: Arc<File>,
-    /// Bytes the file must have, if it is a blob: one that has fewer is damaged.
-    exact: Option<u64>,
+    /// The blob that it is, if it is one, and how many bytes it must have: one that has fewer is damaged.
+    blob: Option<(Hash, u64)>,
 }
 
 impl Reading {
     fn upper(file: Arc<File>) -> Self {
-        Reading { file, exact: None }
+        Reading { file, blob: None }
     }
 
     fn blob(file: Arc<File>, view: &View) -> Self {
-        Reading { file, exact: Some(view.size) }
+        Reading { file, blob: Some((view.hash, view.size)) }
     }
 
     /// Reads into the spare capacity of `buffer` (at most `size` bytes, fewer at the end of the file only).
     /// A blob that has lost bytes gives `EIO`.
-    pub fn read(&self, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<()> {
+    fn read(&self, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.clear();
-        let wanted = match self.exact {
-            Some(end) => size.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(size)),
+        let wanted = match self.blob {
+            Some((_, end)) => size.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(size)),
             None => size,
         };
         buffer.resize(wanted, 0);
@@ -49,7 +50,7 @@ impl Reading {
                 Err(error) => return Err(error.into()),
             }
         }
-        if done < wanted && self.exact.is_some() {
+        if done < wanted && self.blob.is_some() {
             return Err(FsError::new(Errno::IO, "a blob is shorter than its view"));
         }
         buffer.truncate(done);
@@ -83,6 +84,22 @@ impl Overlay {
             }
         };
         Ok(Reading::blob(self.open_blob(&view)?, &view))
+    }
+
+    /// Reads at most `size` bytes, fewer at the end of the file only.
+    pub fn read(&self, reading: &Reading, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<()> {
+        let done = reading.read(offset, size, buffer);
+        if done.is_err() {
+            self.distrust(reading);
+        }
+        done
+    }
+
+    /// A damaged blob is not kept open: the store may get a good one under the same name.
+    fn distrust(&self, reading: &Reading) {
+        if let Some((hash, _)) = reading.blob {
+            self.fds.remove(Key::Blob(hash));
+        }
     }
 
     pub(super) fn open_blob(&self, view: &View) -> Result<Arc<File>> {
@@ -190,6 +207,10 @@ impl Overlay {
             let (mut at, mut into) = (from.1, to.1);
             let copied =
                 rustix::fs::copy_file_range(&*source.file, Some(&mut at), file, Some(&mut into), length)?;
+            if copied == 0 && source.blob.is_some_and(|(_, end)| from.1 < end) {
+                self.distrust(&source);
+                return Err(FsError::new(Errno::IO, "a blob is shorter than its view"));
+            }
             Ok(copied as u64)
         })
     }

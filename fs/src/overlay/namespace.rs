@@ -14,7 +14,7 @@ use crate::fds::Key;
 use crate::path::RelPath;
 use crate::record::{Op, Redo};
 use crate::tree::{Kind as NodeKind, ROOT};
-use crate::upper::check_name;
+use crate::upper::{check_length, check_name};
 
 /// Who makes something: its owner.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +50,7 @@ struct Side<'a> {
 impl Overlay {
     /// Finds a name. The kernel will know the inode from then on.
     pub fn lookup(&self, dir: u64, name: &OsStr) -> Result<Attr> {
+        check_length(name)?;
         self.with_dir(dir, |state| {
             let ino = state.tree.child(dir, name.as_bytes()).ok_or_else(not_found)?;
             let attr = self.attr_of(state, ino)?;

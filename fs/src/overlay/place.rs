@@ -73,23 +73,38 @@ impl Overlay {
         let now = self.clock.now()?;
         let mut state = self.state.write();
         let mut incoming: Vec<Incoming> = Vec::new();
-        for placement in chunk {
-            // Two placements of one path in one chunk would both look at the old state.
-            let (dir, name) = self.parents(&mut state, &placement.path, stale)?;
-            if incoming.iter().any(|i| i.dir == dir && i.name == name) {
-                self.install_views(&mut state, std::mem::take(&mut incoming), stale)?;
-            }
-            match &placement.content {
-                Content::View { hash, size, link_ok } => {
-                    let view = self.new_view(placement, now, *hash, *size, *link_ok);
-                    incoming.push(self.prepare_view(&mut state, dir, name, view)?);
-                }
-                Content::Bytes(bytes) => self.place_file(&mut state, dir, name, placement, bytes, stale)?,
-                Content::Symlink(target) => self.place_symlink(&mut state, dir, name, target, stale)?,
-                Content::Directory => self.place_dir(&mut state, dir, name, placement, stale)?,
-            }
+        let done = chunk
+            .iter()
+            .try_for_each(|placement| self.place_one(&mut state, placement, now, &mut incoming, stale));
+        // Also after an error: what came before it stays.
+        self.install_views(&mut state, incoming, stale)?;
+        done
+    }
+
+    /// A view is only prepared: views are put in place many at a time.
+    fn place_one(
+        &self,
+        state: &mut State,
+        placement: &Placement,
+        now: Timespec,
+        incoming: &mut Vec<Incoming>,
+        stale: &mut Stale,
+    ) -> Result<()> {
+        let (dir, name) = self.parents(state, &placement.path, stale)?;
+        // Two placements of one path in one chunk would both look at the old state.
+        if incoming.iter().any(|i| i.dir == dir && i.name == name) {
+            self.install_views(state, std::mem::take(incoming), stale)?;
         }
-        self.install_views(&mut state, incoming, stale)
+        match &placement.content {
+            Content::View { hash, size, link_ok } => {
+                let view = self.new_view(placement, now, *hash, *size, *link_ok);
+                incoming.push(self.prepare_view(state, dir, name, view)?);
+                Ok(())
+            }
+            Content::Bytes(bytes) => self.place_file(state, dir, name, placement, bytes, stale),
+            Content::Symlink(target) => self.place_symlink(state, dir, name, target, stale),
+            Content::Directory => self.place_dir(state, dir, name, placement, stale),
+        }
     }
 
     fn new_view(&self, placement: &Placement, now: Timespec, hash: Hash, size: u64, link_ok: bool) -> View {
