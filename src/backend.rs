@@ -13,7 +13,7 @@ use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Lookup, Plan};
 
 use crate::config::Config;
-use crate::daemon::client::Client;
+use crate::daemon::client::{Client, SIGN_OF_LIFE};
 use crate::daemon::protocol::{Body, Response};
 use crate::daemon::start;
 use crate::store::Store;
@@ -35,7 +35,7 @@ impl Backend {
         if config.disabled {
             return Ok(None);
         }
-        let daemon = Client::connect(&config.cache_dir);
+        let daemon = Client::connect_within(&config.cache_dir, SIGN_OF_LIFE);
         let backend = Backend { config, daemon: RefCell::new(daemon), store: OnceCell::new() };
         if backend.daemon.borrow().is_none() {
             // Without a daemon everything is needed here and now; better to know at once that it is not to be had.
@@ -48,10 +48,12 @@ impl Backend {
     }
 
     pub fn lookup(&self, inv: &Invocation) -> cache::Result<Lookup> {
-        match self.ask(|| Body::Lookup(inv.clone()), LOOKUP_PATIENCE) {
+        let settings = self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"));
+        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone() };
+        match self.ask(request, LOOKUP_PATIENCE) {
             Some(Response::Lookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
-            _ => lookup::lookup(self.store()?, inv, &self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"))),
+            _ => lookup::lookup(self.store()?, inv, &settings),
         }
     }
 

@@ -8,20 +8,28 @@ use std::time::Duration;
 use super::protocol::{self, ALIVE, Body, Request, Response, VERSION};
 use super::socket;
 
-/// A daemon that is alive says so within this time.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
+/// A daemon that is alive says so within this time. Builds do not wait longer.
+pub const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
+/// People do.
+const LONG_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon.
 pub struct Client {
     stream: UnixStream,
+    sign_of_life: Duration,
 }
 
 impl Client {
     /// `None` when no daemon listens for this cache directory.
     pub fn connect(cache_dir: &Path) -> Option<Client> {
+        Client::connect_within(cache_dir, LONG_SIGN_OF_LIFE)
+    }
+
+    /// The same for somebody who can do without a daemon that does not show life within `sign_of_life`.
+    pub fn connect_within(cache_dir: &Path, sign_of_life: Duration) -> Option<Client> {
         let stream = UnixStream::connect(socket::path(cache_dir)).ok()?;
-        stream.set_write_timeout(Some(SIGN_OF_LIFE)).ok()?;
-        Some(Client { stream })
+        stream.set_write_timeout(Some(sign_of_life)).ok()?;
+        Some(Client { stream, sign_of_life })
     }
 
     /// Says something that needs no answer.
@@ -32,7 +40,7 @@ impl Client {
     /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.
     pub fn ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
         protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })?;
-        self.stream.set_read_timeout(Some(SIGN_OF_LIFE))?;
+        self.stream.set_read_timeout(Some(self.sign_of_life))?;
         let mut sign = [0];
         self.stream.read_exact(&mut sign)?;
         if sign[0] != ALIVE {

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use kache_wrapper::cache::{Event, Invocation};
+use kache_wrapper::cache::{Event, Invocation, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::Finished;
 use kache_wrapper::lookup::{Lookup, Plan};
@@ -30,7 +30,10 @@ pub struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Body {
-    Lookup(Invocation),
+    Lookup {
+        inv: Invocation,
+        settings: Settings,
+    },
     HasNews(Box<Plan>),
     Announced {
         plan: Box<Plan>,

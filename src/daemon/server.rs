@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -21,6 +20,8 @@ use crate::config::Config;
 
 /// How often the daemon looks after itself.
 const TICK: Duration = Duration::from_millis(500);
+/// Threads that are kept waiting for clients.
+const MAX_IDLE: usize = 8;
 /// A client that is silent for so long is not coming back.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -29,8 +30,9 @@ struct Server {
     started: Instant,
     requests: AtomicU64,
     active: AtomicUsize,
+    /// Threads that wait for a client.
+    idle: AtomicUsize,
     last_request: std::sync::Mutex<Instant>,
-    stop: AtomicBool,
     /// The next daemon takes the mounts over: keep them as they are instead of leaving complete directories.
     handover: AtomicBool,
 }
@@ -42,7 +44,7 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     let Some(_instance) = single_instance(&config.cache_dir)? else {
         bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
     };
-    signals::watch();
+    let bed = signals::watch()?;
     let path = socket::path(&config.cache_dir);
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -52,7 +54,6 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     let listener =
         UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
 
     let server = Arc::new(Server {
         engine: Engine::open(config)?,
@@ -60,31 +61,24 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
         requests: AtomicU64::new(0),
         active: AtomicUsize::new(0),
         last_request: std::sync::Mutex::new(Instant::now()),
-        stop: AtomicBool::new(false),
+        idle: AtomicUsize::new(0),
         handover: AtomicBool::new(false),
     });
     server.engine.recover();
     let prepared = prepare(&server.engine);
     if matches!(prepared, Ok(true)) {
-        serve(&server, &listener, config.daemon_idle_timeout);
+        serve(&server, &Arc::new(listener), &bed, config.daemon_idle_timeout);
     }
-    drop(listener);
     let _ = std::fs::remove_file(&path);
     server.engine.shutdown(server.handover.load(Ordering::SeqCst));
     prepared.map(drop)
 }
 
-fn serve(server: &Arc<Server>, listener: &UnixListener, idle_timeout: Duration) {
-    while !server.stop.load(Ordering::SeqCst) && !signals::received() {
-        match wait(listener) {
-            true => {
-                while let Ok((stream, _)) = listener.accept() {
-                    let server = Arc::clone(server);
-                    std::thread::spawn(move || server.converse(stream));
-                }
-            }
-            false => server.engine.tick(),
-        }
+fn serve(server: &Arc<Server>, listener: &Arc<UnixListener>, bed: &signals::Bed, idle_timeout: Duration) {
+    wait_for_clients(server, listener);
+    while !signals::ending() {
+        bed.sleep(TICK);
+        server.engine.tick();
         let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
         if idle && server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle() {
             break;
@@ -92,17 +86,33 @@ fn serve(server: &Arc<Server>, listener: &UnixListener, idle_timeout: Duration) 
     }
 }
 
-/// Waits for a client, a signal or the next tick; true when a client is there.
-fn wait(listener: &UnixListener) -> bool {
-    let mut fds = [libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    // SAFETY: one initialized pollfd that lives through the call.
-    unsafe { libc::poll(fds.as_mut_ptr(), 1, TICK.as_millis() as libc::c_int) > 0 }
+/// Starts a thread that serves one client after the other. There is always one that waits: a thread that gets a
+/// client and leaves none waiting starts the next. Starting a thread for each client would cost a tenth of a hit.
+fn wait_for_clients(server: &Arc<Server>, listener: &Arc<UnixListener>) {
+    let (server, listener) = (Arc::clone(server), Arc::clone(listener));
+    server.idle.fetch_add(1, Ordering::SeqCst);
+    std::thread::spawn(move || {
+        loop {
+            let client = listener.accept();
+            if server.idle.fetch_sub(1, Ordering::SeqCst) == 1 {
+                wait_for_clients(&server, &listener);
+            }
+            match client {
+                Ok((stream, _)) => server.converse(stream),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+            if server.idle.fetch_add(1, Ordering::SeqCst) >= MAX_IDLE {
+                server.idle.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
+        }
+    });
 }
 
 impl Server {
     fn converse(&self, mut stream: UnixStream) {
         let us = nix::unistd::getuid().as_raw();
-        if stream.set_nonblocking(false).is_err() || !socket::peer_uid(&stream).is_ok_and(|uid| uid == us) {
+        if !socket::peer_uid(&stream).is_ok_and(|uid| uid == us) {
             return;
         }
         let _ = stream.set_read_timeout(Some(CLIENT_PATIENCE));
@@ -133,13 +143,10 @@ impl Server {
         }
         let engine = &self.engine;
         match request.body {
-            Body::Lookup(inv) => {
-                let settings = crate::backend::config(&inv).settings_for(inv.var("CARGO_MANIFEST_DIR"));
-                match lookup::lookup(engine, &inv, &settings) {
-                    Ok(found) => Response::Lookup(found),
-                    Err(error) => Response::Failed(error.to_string()),
-                }
-            }
+            Body::Lookup { inv, settings } => match lookup::lookup(engine, &inv, &settings) {
+                Ok(found) => Response::Lookup(found),
+                Err(error) => Response::Failed(error.to_string()),
+            },
             Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,
@@ -164,11 +171,11 @@ impl Server {
             Body::Status => Response::Status(self.status()),
             Body::Restart => {
                 self.handover.store(true, Ordering::SeqCst);
-                self.stop.store(true, Ordering::SeqCst);
+                signals::end();
                 Response::Done
             }
             Body::Stop => {
-                self.stop.store(true, Ordering::SeqCst);
+                signals::end();
                 Response::Done
             }
         }

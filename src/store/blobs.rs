@@ -19,6 +19,8 @@ use crate::restore::{self, LinkMemory, Source};
 
 /// Blobs published within so many seconds before a machine's unclean end may be torn.
 const UNSYNCED: i64 = 120;
+/// Bytes, roughly, that one remembered file state takes.
+const STAT_WEIGHT: usize = 160;
 /// Timestamps this close to the present may not tell the next change, in nanoseconds.
 const RACY_NS: i64 = 50_000_000;
 
@@ -87,10 +89,16 @@ impl Store {
     }
 
     fn known_hash(&self, id: &FileId) -> Result<Option<Hash>> {
-        if let Some((known, hash)) = self.pending().stats.get(&(id.dev, id.ino)) {
-            return Ok((known == id).then_some(*hash));
+        if let Some((known, hash)) = self.memory().stats.get(&(id.dev, id.ino))
+            && known == *id
+        {
+            return Ok(Some(hash));
         }
-        self.find_stat(id)
+        let found = self.find_stat(id)?;
+        if let Some(hash) = found {
+            self.memory().stats.put((id.dev, id.ino), (*id, hash), STAT_WEIGHT);
+        }
+        Ok(found)
     }
 
     fn hash_file_at(&self, file: &File, path: &Path) -> Result<Hash> {
@@ -108,6 +116,7 @@ impl Store {
     }
 
     pub(super) fn note_stat(&self, id: FileId, hash: Hash) {
+        self.memory().stats.put((id.dev, id.ino), (id, hash), STAT_WEIGHT);
         self.pending().stats.insert((id.dev, id.ino), (id, hash));
     }
 
@@ -220,6 +229,7 @@ impl Store {
 
     fn note_blob(&self, hash: &Hash, meta: &fs::Metadata) {
         let row = self.row(meta);
+        self.memory().blobs.put(*hash, row, 160);
         self.pending().blobs.insert(*hash, row);
     }
 
@@ -276,13 +286,11 @@ impl Store {
         if !meta.is_file() || meta.len() != size {
             return Err(self.quarantine(hash, &format!("{} bytes instead of {size}", meta.len()))?);
         }
-        let known = match self.pending().blobs.get(hash) {
-            Some(row) => Some(*row),
-            None => self.find_blob(hash)?,
-        };
         let id = FileId::of(&meta);
-        let looks_right =
-            known.is_some_and(|k| k.ino == id.ino && k.mtime_ns == id.mtime_ns && !self.may_be_torn(&k));
+        let as_known =
+            |row: BlobRow| row.ino == id.ino && row.mtime_ns == id.mtime_ns && !self.may_be_torn(&row);
+        let remembered = self.memory().blobs.get(hash);
+        let looks_right = remembered.is_some_and(as_known) || self.find_blob(hash)?.is_some_and(as_known);
         if self.options.verify == Verify::Always || !looks_right {
             let file = File::open(&path).at("read", &path)?;
             let scanned = scan::scan_at(&file, &[]).at("read", &path)?;

@@ -71,6 +71,7 @@ impl Store {
     /// Forgets entries: of one crate, or all. Their blobs go unless something else needs them.
     pub fn purge(&self, crate_name: Option<&str>) -> Result<GcReport> {
         self.flush()?;
+        *self.memory() = Default::default();
         let mut report = GcReport::default();
         loop {
             let removed = self.with(|conn| {

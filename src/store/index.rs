@@ -58,14 +58,18 @@ impl Store {
     }
 
     pub(super) fn find_fact(&self, space: &'static str, key: &Hash) -> Result<Option<Vec<u8>>> {
-        if let Some(value) = self.pending().facts.get(&(space, *key)) {
-            return Ok(Some(value.clone()));
+        if let Some(value) = self.memory().facts.get(&(space, *key)) {
+            return Ok(Some(value));
         }
-        self.with(|conn| {
+        let found: Option<Vec<u8>> = self.with(|conn| {
             conn.prepare_cached("SELECT value FROM facts WHERE space = ? AND key = ?")?
                 .query_row((space, key), |row| row.get(0))
                 .optional()
-        })
+        })?;
+        if let Some(value) = &found {
+            self.memory().facts.put((space, *key), value.clone(), value.len() + 64);
+        }
+        Ok(found)
     }
 
     pub(super) fn find_records(&self, invocation: &Hash) -> Result<Vec<Vec<u8>>> {
@@ -80,15 +84,23 @@ impl Store {
 
     /// `None` also for an entry whose bytes in the index are not what was written.
     pub(super) fn find_entry(&self, key: &Hash) -> Result<Option<Entry>> {
+        if let Some(entry) = self.memory().entries.get(key) {
+            return Ok(Some(entry));
+        }
         let body: Option<Vec<u8>> = self.with(|conn| {
             conn.prepare_cached("SELECT body FROM entries WHERE key = ?")?
                 .query_row([key], |row| row.get(0))
                 .optional()
         })?;
-        Ok(body.and_then(|body| {
+        let weight = body.as_ref().map_or(0, |b| 2 * b.len() + 200);
+        let found: Option<Entry> = body.and_then(|body| {
             let (sum, rest) = body.split_at_checked(8)?;
             (sum == checksum(key, rest)).then(|| postcard::from_bytes(rest).ok()).flatten()
-        }))
+        });
+        if let Some(entry) = &found {
+            self.memory().entries.put(*key, entry.clone(), weight);
+        }
+        Ok(found)
     }
 
     pub(super) fn publish_entry(&self, publication: &Publication) -> Result<()> {
@@ -99,6 +111,7 @@ impl Store {
         let mut body = checksum(key, &rest).to_vec();
         body.extend_from_slice(&rest);
         let digest = *blake3::hash(&publication.record).as_bytes();
+        self.memory().entries.remove(key);
         let pending = std::mem::take(&mut *self.pending());
         let now = now_s();
         self.with(|conn| {
@@ -152,14 +165,21 @@ impl Store {
     /// Forgets a blob and every entry that needs it.
     pub(super) fn drop_blob(&self, hash: &Hash) -> Result<()> {
         self.pending().blobs.remove(hash);
-        self.with(|conn| {
+        self.memory().blobs.remove(hash);
+        let keys: Vec<Hash> = self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut keys = Vec::new();
             for entry in entries_with(&tx, hash)? {
+                keys.push(tx.query_row("SELECT key FROM entries WHERE id = ?", [entry], |row| row.get(0))?);
                 forget_entry(&tx, entry)?;
             }
             tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
-            tx.commit()
-        })
+            tx.commit()?;
+            Ok(keys)
+        })?;
+        let mut memory = self.memory();
+        keys.iter().for_each(|key| memory.entries.remove(key));
+        Ok(())
     }
 
     /// Until when kache is known to have worked in a machine start.

@@ -10,6 +10,7 @@ pub mod error;
 mod gc;
 mod index;
 mod lock;
+mod memory;
 mod pending;
 mod scan;
 pub mod sys;
@@ -60,6 +61,7 @@ pub struct Store {
     /// Connections that nobody uses right now.
     idle: Mutex<Vec<Connection>>,
     pending: Mutex<pending::Pending>,
+    memory: Mutex<memory::Memory>,
     /// Held shared while blobs are used, exclusively while some are removed.
     gc_lock: lock::Shared,
     /// Whether one device can reflink into another.
@@ -80,6 +82,7 @@ impl Store {
             boot: sys::boot_id(),
             idle: Mutex::new(vec![conn]),
             pending: Mutex::default(),
+            memory: Mutex::default(),
             gc_lock: lock::Shared::new(dir.join("locks/gc.lock")),
             reflinks: Mutex::default(),
         })
@@ -129,6 +132,10 @@ impl Store {
         }
     }
 
+    fn memory(&self) -> MutexGuard<'_, memory::Memory> {
+        lock(&self.memory)
+    }
+
     fn pending(&self) -> MutexGuard<'_, pending::Pending> {
         lock(&self.pending)
     }
@@ -152,6 +159,7 @@ impl Cache for Store {
     }
 
     fn set_fact(&self, space: &'static str, key: &Hash, value: &[u8]) -> cache::Result<()> {
+        self.memory().facts.put((space, *key), value.to_vec(), value.len() + 64);
         self.pending().facts.insert((space, *key), value.to_vec());
         Ok(())
     }
