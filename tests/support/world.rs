@@ -94,10 +94,6 @@ impl World {
         &self.0.cache
     }
 
-    pub fn mode(&self) -> Mode {
-        self.0.mode
-    }
-
     pub fn mounted(&self) -> bool {
         self.0.mode != Mode::Plain
     }

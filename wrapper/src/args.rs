@@ -627,6 +627,19 @@ mod tests {
         assert_eq!(keyed(&parsed(LIB).unwrap()), keyed(&elsewhere));
     }
 
+    /// Messages and dep-info repeat them as they were written.
+    #[test]
+    fn relative_places_are_keyed() {
+        let with_out = |dir: &str| {
+            let args: Vec<&str> =
+                LIB.iter().map(|a| if *a == "/w/target/debug/deps" { dir } else { a }).collect();
+            parsed(&args).unwrap()
+        };
+        let (a, b) = (with_out("a/deps"), with_out("b/deps"));
+        assert_eq!(a.out_dir, Path::new("/w/a/deps"));
+        assert_ne!(a.keyed, b.keyed);
+    }
+
     #[test]
     fn queries_and_streams_pass() {
         for args in [
