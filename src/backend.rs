@@ -108,6 +108,10 @@ impl Backend {
 
     /// Ends what this process has to write.
     pub fn close(&self) {
+        // Whoever looks at the statistics after a build finds all of it there.
+        if let Some(client) = self.daemon.borrow_mut().take() {
+            client.close();
+        }
         if let Some(store) = self.store.get()
             && let Err(error) = store.flush()
         {

@@ -65,6 +65,20 @@ pub enum Body {
     Restart,
 }
 
+impl Body {
+    /// Does a compiler's caller wait for the answer?
+    pub fn is_of_a_compile(&self) -> bool {
+        matches!(
+            self,
+            Body::Lookup(_)
+                | Body::HasNews(_)
+                | Body::Announced { .. }
+                | Body::Finish { .. }
+                | Body::Event(_)
+        )
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Response {
     Lookup(Lookup),
