@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use kache_wrapper::cache::{self, Cache, Event, Invocation};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Lookup, Plan};
+use kache_wrapper::lookup::{self, Hit, Lookup, Plan};
 
 use crate::config::Config;
 use crate::daemon::client::{Client, SIGN_OF_LIFE};
@@ -47,9 +47,11 @@ impl Backend {
         Ok(Some(backend))
     }
 
-    pub fn lookup(&self, inv: &Invocation) -> cache::Result<Lookup> {
+    /// `spent`: how long this process has lived.
+    pub fn lookup(&self, inv: &Invocation, spent: Duration) -> cache::Result<Lookup> {
         let settings = self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"));
-        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone() };
+        let spent_us = spent.as_micros() as u64;
+        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone(), spent_us };
         match self.ask(request, LOOKUP_PATIENCE) {
             Some(Response::Lookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
@@ -88,6 +90,20 @@ impl Backend {
         }
     }
 
+    /// A daemon that answered has noted its hit itself.
+    pub fn note_hit(&self, hit: &Hit, inv: &Invocation, wall: Duration) {
+        if self.daemon.borrow().is_none()
+            && let Ok(store) = self.store()
+        {
+            store.event(&hit.event(inv, wall));
+        }
+        if let Some(store) = self.store.get()
+            && let Err(error) = store.flush()
+        {
+            tracing::warn!(%error, "cannot write to the index");
+        }
+    }
+
     pub fn event(&self, event: Event) {
         if let Some(client) = self.daemon.borrow_mut().as_mut()
             && client.tell(Body::Event(event.clone())).is_ok()
@@ -110,6 +126,10 @@ impl Backend {
 
     /// Ends what this process has to write.
     pub fn close(&self) {
+        // Whoever looks at the statistics after a build finds all of it there.
+        if let Some(client) = self.daemon.borrow_mut().take() {
+            client.close();
+        }
         if let Some(store) = self.store.get()
             && let Err(error) = store.flush()
         {

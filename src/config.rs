@@ -146,11 +146,15 @@ impl Config {
 
     /// When files or variables are broken and a build must go on.
     pub fn default_for(env: Env) -> Config {
-        let origins = SETTINGS.iter().map(|s| {
-            let dir = (s.key == "cache_dir").then(|| env(s.env)).flatten().and_then(|v| v.into_string().ok());
-            (dir.unwrap_or_else(|| s.default.to_owned()), Origin::Default)
-        });
-        let origins: Vec<_> = origins.collect();
+        let mut origins: Vec<_> = SETTINGS.iter().map(|s| (s.default.to_owned(), Origin::Default)).collect();
+        // What the environment says well counts all the same.
+        for (at, s) in SETTINGS.iter().enumerate() {
+            let Some(value) = env(s.env).and_then(|v| v.into_string().ok()) else { continue };
+            let default = std::mem::replace(&mut origins[at], (value, Origin::Env(s.env)));
+            if Config::from(origins.clone(), env).is_err() {
+                origins[at] = default;
+            }
+        }
         // The defaults in the table are valid: a unit test loads them.
         Config::from(origins, env).expect("defaults are valid")
     }
@@ -407,6 +411,14 @@ mod tests {
         let c = Config::default_for(&|_| None);
         assert_eq!(c.settings, Settings::default());
         assert_eq!(c.daemon_idle_timeout, Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn a_bad_value_does_not_take_good_ones_with_it() {
+        let vars = [("KACHE_MAX_SIZE", "lots"), ("KACHE_DISABLED", "1"), ("HOME", "/h")];
+        let env = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+        let c = Config::default_for(&env);
+        assert!(c.disabled && c.max_size.is_none());
     }
 
     #[test]

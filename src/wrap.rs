@@ -68,7 +68,7 @@ struct Action {
 
 impl Action {
     fn run(self) -> ! {
-        match self.backend.lookup(&self.inv) {
+        match self.backend.lookup(&self.inv, self.started.elapsed()) {
             Ok(Lookup::Hit(hit)) => self.hit(hit),
             Ok(Lookup::Pass { reason }) => self.pass(&reason),
             Ok(Lookup::Miss(plan)) => self.miss(*plan),
@@ -82,14 +82,7 @@ impl Action {
     fn hit(&self, hit: Hit) -> ! {
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
         compile::print(libc::STDERR_FILENO, &hit.stderr);
-        self.backend.event(Event {
-            key: hit.key.to_hex(),
-            saved_ms: hit.saved_ms,
-            bytes: hit.bytes,
-            link_mode: Some(hit.link_mode),
-            ..self.entry_event(Outcome::Hit, &hit.crate_name, &hit.kind, "")
-        });
-        self.backend.close();
+        self.backend.note_hit(&hit, &self.inv, self.started.elapsed());
         std::process::exit(0)
     }
 
@@ -166,7 +159,7 @@ impl Action {
             }
         };
         if waited {
-            match self.backend.lookup(&self.inv) {
+            match self.backend.lookup(&self.inv, self.started.elapsed()) {
                 Ok(Lookup::Hit(hit)) => self.hit(hit),
                 Ok(Lookup::Miss(plan)) => return (*plan, None),
                 _ => {}

@@ -1,6 +1,7 @@
 //! The client's end: connect, ask, and give up early on a daemon that does not answer.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -35,6 +36,15 @@ impl Client {
     /// Says something that needs no answer.
     pub fn tell(&mut self, body: Body) -> io::Result<()> {
         protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })
+    }
+
+    /// Ends the conversation when the daemon has heard everything that was told.
+    pub fn close(mut self) {
+        let heard = self.stream.shutdown(Shutdown::Write).is_ok()
+            && self.stream.set_read_timeout(Some(SIGN_OF_LIFE)).is_ok();
+        if heard {
+            let _ = self.stream.read(&mut [0]);
+        }
     }
 
     /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.

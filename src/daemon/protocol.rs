@@ -33,6 +33,8 @@ pub enum Body {
     Lookup {
         inv: Invocation,
         settings: Settings,
+        /// Microseconds that the caller has lived before it asked.
+        spent_us: u64,
     },
     HasNews(Box<Plan>),
     Announced {

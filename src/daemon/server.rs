@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Outcome};
+use kache_wrapper::lookup::Lookup;
 use kache_wrapper::{finish, lookup};
 
 use super::engine::Engine;
@@ -143,10 +144,19 @@ impl Server {
         }
         let engine = &self.engine;
         match request.body {
-            Body::Lookup { inv, settings } => match lookup::lookup(engine, &inv, &settings) {
-                Ok(found) => Response::Lookup(found),
-                Err(error) => Response::Failed(error.to_string()),
-            },
+            Body::Lookup { inv, settings, spent_us } => {
+                let began = Instant::now();
+                match lookup::lookup(engine, &inv, &settings) {
+                    Ok(found) => {
+                        // A hit is noted here and now: the caller has nothing to say after it.
+                        if let Lookup::Hit(hit) = &found {
+                            engine.event(&hit.event(&inv, began.elapsed() + Duration::from_micros(spent_us)));
+                        }
+                        Response::Lookup(found)
+                    }
+                    Err(error) => Response::Failed(error.to_string()),
+                }
+            }
             Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,

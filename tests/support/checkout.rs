@@ -45,10 +45,6 @@ impl Checkout {
         &self.dir
     }
 
-    pub fn home(&self) -> &Path {
-        &self.home
-    }
-
     pub fn world(&self) -> &World {
         &self.world
     }

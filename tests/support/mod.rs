@@ -13,4 +13,4 @@ pub mod world;
 
 pub use checkout::Checkout;
 pub use run::Run;
-pub use world::{Mode, World};
+pub use world::World;

@@ -94,10 +94,6 @@ impl World {
         &self.0.cache
     }
 
-    pub fn mode(&self) -> Mode {
-        self.0.mode
-    }
-
     pub fn mounted(&self) -> bool {
         self.0.mode != Mode::Plain
     }
@@ -236,7 +232,7 @@ impl Drop for Inner {
         if let Some(pid) = pid {
             kache(&["umount", "--all", "--discard"]);
             kache(&["daemon", "stop"]);
-            if Path::new(&format!("/proc/{pid}")).exists() {
+            if is_running(pid) {
                 complaints.push(format!("the daemon {pid} did not end"));
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid as i32),
@@ -264,6 +260,12 @@ impl Drop for Inner {
             panic!("the test left something behind: {complaints:?}");
         }
     }
+}
+
+/// A process that has ended may be waiting for its parent to ask how.
+fn is_running(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// A test may have made directories read-only.

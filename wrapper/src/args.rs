@@ -253,6 +253,13 @@ impl<'a> Parser<'a> {
         self.c.keyed.push(Keyed::Literal(arg.as_ref().to_owned()));
     }
 
+    /// The compiler repeats a relative path of an output in dep-info and messages, where no prefix can stand for it.
+    fn place_as_written(&mut self, path: &OsStr) {
+        if Path::new(path).is_relative() {
+            self.pair("place", path);
+        }
+    }
+
     fn pair(&mut self, flag: &str, value: &OsStr) {
         let mut both = OsString::from(flag);
         both.push("=");
@@ -266,7 +273,10 @@ impl<'a> Parser<'a> {
             "explain" => return Err("query"),
             "pretty" | "unpretty" => return Err("pretty-printing"),
             "codegen" => return self.short(b'C', value),
-            "out-dir" => self.out_dir = Some(self.cwd.join(value)),
+            "out-dir" => {
+                self.place_as_written(&value);
+                self.out_dir = Some(self.cwd.join(value));
+            }
             "diagnostic-width" => self.c.diagnostic_width = value.to_str().map(str::to_owned),
             "emit" => {
                 let value = value.to_str().ok_or("argument that is not UTF-8")?;
@@ -281,6 +291,7 @@ impl<'a> Parser<'a> {
                     if !EMITS.contains(&kind) {
                         return Err("emit kind that is not cached");
                     }
+                    path.iter().for_each(|p| self.place_as_written(OsStr::new(p)));
                     self.c.emits.push((kind.to_owned(), path.map(|p| self.cwd.join(p))));
                     self.literal(format!("--emit={kind}{}", if path.is_some() { "=" } else { "" }));
                 }
@@ -333,6 +344,7 @@ impl<'a> Parser<'a> {
                 if value == "-" {
                     return Err("output on standard output");
                 }
+                self.place_as_written(&value);
                 self.link_output = Some(self.cwd.join(value));
                 self.literal("-o");
             }
@@ -613,6 +625,19 @@ mod tests {
             c.keyed.iter().filter(|k| matches!(k, Keyed::Literal(_))).cloned().collect::<Vec<_>>()
         };
         assert_eq!(keyed(&parsed(LIB).unwrap()), keyed(&elsewhere));
+    }
+
+    /// Messages and dep-info repeat them as they were written.
+    #[test]
+    fn relative_places_are_keyed() {
+        let with_out = |dir: &str| {
+            let args: Vec<&str> =
+                LIB.iter().map(|a| if *a == "/w/target/debug/deps" { dir } else { a }).collect();
+            parsed(&args).unwrap()
+        };
+        let (a, b) = (with_out("a/deps"), with_out("b/deps"));
+        assert_eq!(a.out_dir, Path::new("/w/a/deps"));
+        assert_ne!(a.keyed, b.keyed);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     if !plan.extra.is_empty() {
         write_beside(&dep_info_path, &depinfo::with_extra(&dep_text, &plan.extra))?;
     }
-    let outputs = outputs(cache, plan, &messages)?;
+    let outputs = outputs(cache, inv, plan, &messages)?;
     if plan.store == Store::Edit {
         // Not stored, but whoever depends on it wants to know what is behind it.
         for (_, path) in outputs {
@@ -126,15 +126,21 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
 }
 
 /// Files that the compiler announced, and those it makes without announcing them, by their portable names.
-fn outputs(cache: &dyn Cache, plan: &Plan, messages: &Messages) -> Result<Vec<(Dest, PathBuf)>> {
+fn outputs(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    plan: &Plan,
+    messages: &Messages,
+) -> Result<Vec<(Dest, PathBuf)>> {
     let compile = &plan.compile;
     let mut found = Vec::new();
     for (kind, path) in &messages.artifacts {
         if kind == "dep-info" {
             continue;
         }
-        let dest = compile.dest(kind, path).ok_or("an output is in an unexpected place")?;
-        found.push((dest, path.clone()));
+        let path = inv.cwd.join(path);
+        let dest = compile.dest(kind, &path).ok_or("an output is in an unexpected place")?;
+        found.push((dest, path));
     }
     if compile.emits("link") && !messages.artifacts.iter().any(|(kind, _)| kind == "link") {
         return Err("the compiler announced no linked output".into());

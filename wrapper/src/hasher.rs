@@ -1,6 +1,8 @@
 //! Hashing of structured things: every field is tagged and length-prefixed, so that no two different
 //! sequences of fields hash the same bytes.
 
+use std::collections::HashSet;
+
 use crate::cache::FileId;
 
 pub struct Hasher {
@@ -82,14 +84,14 @@ impl Trace {
 
 /// What is different between two hashes of the same kind, in words; at most three.
 pub fn differences(old: &Parts, new: &Parts) -> Vec<String> {
-    let changed = new.iter().filter(|part| !old.contains(part)).map(|(name, _)| {
-        let known = old.iter().any(|(n, _)| n == name);
-        if known { format!("{name} changed") } else { format!("{name} is new") }
+    // A command line may have ten thousand arguments.
+    let names = |parts: &'_ Parts| parts.iter().map(|(name, _)| name.clone()).collect::<HashSet<_>>();
+    let (old_parts, old_names, new_names) = (old.iter().collect::<HashSet<_>>(), names(old), names(new));
+    let changed = new.iter().filter(|part| !old_parts.contains(part)).map(|(name, _)| {
+        if old_names.contains(name) { format!("{name} changed") } else { format!("{name} is new") }
     });
-    let gone = old
-        .iter()
-        .filter(|(name, _)| !new.iter().any(|(n, _)| n == name))
-        .map(|(name, _)| format!("{name} is gone"));
+    let gone =
+        old.iter().filter(|(name, _)| !new_names.contains(name)).map(|(name, _)| format!("{name} is gone"));
     let mut all: Vec<String> = changed.chain(gone).collect();
     all.dedup();
     if all.len() > 3 {

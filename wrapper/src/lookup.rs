@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::args::{self, Compile};
 use crate::cache::{
-    Cache, Content, Entry, EntryKey, FileId, Incremental, Invocation, InvocationKey, LinkMode, Placement,
-    Result, Settings,
+    Cache, Content, Entry, EntryKey, Event, FileId, Incremental, Invocation, InvocationKey, LinkMode,
+    Outcome, Placement, Result, Settings,
 };
 use crate::closure::Closure;
 use crate::depinfo;
@@ -40,6 +41,25 @@ pub struct Hit {
     /// Bytes restored.
     pub bytes: u64,
     pub link_mode: LinkMode,
+}
+
+impl Hit {
+    /// What the event log says of it.
+    pub fn event(&self, inv: &Invocation, wall: Duration) -> Event {
+        Event {
+            time_ms: 0,
+            outcome: Outcome::Hit,
+            crate_name: self.crate_name.clone(),
+            kind: self.kind.clone(),
+            reason: String::new(),
+            key: self.key.to_hex(),
+            wall_us: wall.as_micros() as u64,
+            saved_ms: self.saved_ms,
+            bytes: self.bytes,
+            link_mode: Some(self.link_mode),
+            cwd: inv.cwd.clone(),
+        }
+    }
 }
 
 /// How to compile, and all that is needed afterwards to store the result.

@@ -62,7 +62,10 @@ impl Prefixes {
 
     /// `--remap-path-prefix=FROM=TO` arguments for rustc.
     pub fn remap_args(&self) -> impl Iterator<Item = OsString> {
-        self.0.iter().filter(|p| !p.path.as_os_str().as_bytes().contains(&b'=')).map(|p| {
+        // rustc splits at `=`, and takes no argument that is not UTF-8. Such a path stays in the output, is found there,
+        // and binds it.
+        let can_say = |p: &&Prefix| p.path.to_str().is_some_and(|text| !text.contains('='));
+        self.0.iter().filter(can_say).map(|p| {
             let mut arg = OsString::from("--remap-path-prefix=");
             arg.push(&p.path);
             arg.push("=");

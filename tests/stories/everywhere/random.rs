@@ -140,7 +140,7 @@ fn random_edits_make_what_a_plain_build_makes() {
 /// Names of the project's own symbols in a program.
 fn symbols(c: &Checkout, program: &std::path::Path) -> Vec<String> {
     let listed = c.sh(&format!("nm --defined-only '{}'", program.display()));
-    let ours = ["l0", "l1", "l2", "app", "native_number"];
+    let ours = ["_2l0", "_2l1", "_2l2", "_3app", "native_number"];
     let mut names: Vec<String> = listed
         .lines()
         .filter_map(|line| line.split(' ').nth(2))

@@ -55,6 +55,7 @@ fn rust_dynamic_library() {
             "dy/Cargo.toml",
             "[package]\nname = \"dy\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"dylib\"]\n",
         ),
+        (".cargo/config.toml", "[build]\nrustflags = [\"-C\", \"prefer-dynamic\"]\n"),
         ("dy/src/lib.rs", "pub fn shape() -> i32 {\n    42\n}\n"),
         (
             "app/Cargo.toml",

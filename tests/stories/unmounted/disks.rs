@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 use crate::support::{Checkout, Run, World, disk};
 
@@ -26,10 +25,10 @@ fn reflinks(kind: &str) {
     let run = c.cargo("build").ok();
     run.all_hit();
     assert_eq!(modes(&run), BTreeSet::from(["reflink"]), "{}", run.account());
+    assert_eq!(c.sh("find \"$KACHE_CACHE_DIR/store/blobs\" -type f -links +1"), "");
     // They are files of their own: whoever writes into them harms nobody.
     for rlib in c.find("*.rlib") {
         let path = c.dir().join(rlib);
-        assert_eq!(fs::metadata(&path).unwrap().nlink() % 2, 1, "{}", path.display());
         fs::write(&path, "overwritten").unwrap();
     }
     c.kache_prints("doctor --verify");
@@ -88,7 +87,7 @@ fn nothing_written_in_a_target_reaches_the_store() {
     let (_world, c) = both_on("ext4");
     let c = c.env("CI", "1");
     c.cargo("build").ok().all_hit();
-    c.sh("strip target/debug/app target/debug/deps/app-*[0-9a-f]");
+    c.sh("strip target/debug/app");
     c.edit("base/src/words.rs", "hello", "edited");
     c.edit("macros/src/lib.rs", "len()", "len().pow(2)");
     c.edit("native/story.c", "42", "43");

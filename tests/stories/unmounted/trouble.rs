@@ -101,13 +101,15 @@ fn cache_became_read_only() {
 fn full_disk() {
     for kilobytes_left in [0, 16, 300, 1500] {
         let world = World::plain();
-        let disk = disk::mount(&world, "tmpfs", 8);
+        let disk = disk::mount(&world, "tmpfs", 64);
         let fill = format!(
             "dd if=/dev/zero of={0}/filler bs=1k count={1} status=none",
             disk.display(),
-            8192 - kilobytes_left - 8
+            65536 - kilobytes_left - 8
         );
-        let c = project(&world, "project").env("KACHE_CACHE_DIR", disk.join("cache"));
+        let c = project(&world, "project")
+            .env("KACHE_CACHE_DIR", disk.join("cache"))
+            .env("KACHE_MAX_SIZE", "1GiB");
         c.sh(&fill);
         builds(&c);
         c.sh("rm -rf target");
@@ -320,7 +322,7 @@ fn broken_configuration() {
     for (file, variable) in [
         ("[cache", ""),
         ("[cache]\nno_such_setting = 1\n", ""),
-        ("[cache]\nmax_size = []\n", ""),
+        ("[cache]\nmax_size = \"lots\"\n", ""),
         ("", "lots"),
     ] {
         c.write(".kache.toml", file);
