@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::config::Config;
 use crate::daemon::client::Client;
+use crate::daemon::mounts;
 use crate::daemon::protocol::{Body, MountInfo, Response};
 
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ pub struct Mounts {
 }
 
 pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
-    let mounts = match Client::connect(&config.cache_dir) {
+    let mut mounts = match Client::connect(&config.cache_dir) {
         None => Vec::new(),
         Some(mut client) => {
             match client.ask(Body::Mounts, Duration::from_secs(10)).context("the daemon does not answer")? {
@@ -27,6 +28,12 @@ pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
             }
         }
     };
+    // What a dead daemon left behind.
+    for dir in mounts::known(config) {
+        if mounts.iter().all(|m| m.dir != dir) && mounts::is_stale(&dir) {
+            mounts.push(MountInfo { dir, alive: false, ..MountInfo::default() });
+        }
+    }
     if args.json {
         super::print(&serde_json::to_string_pretty(&mounts)?);
     } else if mounts.is_empty() {

@@ -3,6 +3,7 @@
 //! A path inside a mount is never asked of the kernel: that would be a question to ourselves. The mount's tree
 //! answers, or its upper directory.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub struct Engine {
     store: Arc<Store>,
     mounts: RwLock<Vec<Arc<Hosted>>>,
     last_seal: Mutex<Instant>,
+    resolved: Resolved,
 }
 
 struct Hosted {
@@ -61,6 +63,7 @@ impl Engine {
             store: Arc::new(store),
             mounts: RwLock::new(Vec::new()),
             last_seal: Mutex::new(Instant::now()),
+            resolved: Resolved::default(),
         })
     }
 
@@ -267,10 +270,40 @@ impl Engine {
     /// The mount that a path lies in, and the path there.
     fn inside(&self, path: &Path) -> Option<(Arc<Hosted>, RelPath)> {
         let all = self.mounts.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().find_map(|m| {
-            let inner = path.strip_prefix(&m.dir).ok()?;
-            Some((Arc::clone(m), RelPath::new(inner).ok()?))
-        })
+        if all.is_empty() {
+            return None;
+        }
+        let found = |path: &Path| {
+            all.iter().find_map(|m| {
+                let inner = path.strip_prefix(&m.dir).ok()?;
+                Some((Arc::clone(m), RelPath::new(inner).ok()?))
+            })
+        };
+        found(path).or_else(|| found(&self.resolved.get(path.parent()?)?.join(path.file_name()?)))
+    }
+}
+
+/// Directories as the kernel knows them: `target` may be a symbolic link to a mount. Asked again every second.
+#[derive(Default)]
+struct Resolved(Mutex<HashMap<PathBuf, (Instant, Option<PathBuf>)>>);
+
+impl Resolved {
+    const AGE: Duration = Duration::from_secs(1);
+
+    fn get(&self, dir: &Path) -> Option<PathBuf> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, real)) = known().get(dir)
+            && at.elapsed() < Self::AGE
+        {
+            return real.clone();
+        }
+        let real = dir.canonicalize().ok();
+        let mut all = known();
+        if all.len() > 1000 {
+            all.clear();
+        }
+        all.insert(dir.to_owned(), (Instant::now(), real.clone()));
+        real
     }
 }
 

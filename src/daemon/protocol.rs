@@ -91,7 +91,7 @@ pub enum Response {
 }
 
 /// One mount, for `kache mounts`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MountInfo {
     pub dir: PathBuf,
     pub files: u64,
