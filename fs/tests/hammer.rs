@@ -57,7 +57,7 @@ struct Hammer {
 
 impl Hammer {
     fn path(&self, rng: &mut Rng) -> &'static str {
-        *rng.pick(&PATHS)
+        rng.pick(&PATHS)
     }
 
     fn read(&self, rng: &mut Rng) {

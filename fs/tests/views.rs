@@ -376,7 +376,8 @@ fn the_blob_attribute_is_read_only_and_hidden() {
 fn a_blob_that_vanished_or_shrank_gives_eio_and_the_mount_lives() {
     let rig = Rig::new();
     let data = bytes(7, 100_000);
-    let damage: [(&str, fn(&std::path::Path)); 2] = [
+    type Damage = (&'static str, fn(&std::path::Path));
+    let damage: [Damage; 2] = [
         ("vanished", |blob| fs::remove_file(blob).unwrap()),
         ("shrank", |blob| {
             fs::set_permissions(blob, Permissions::from_mode(0o644)).unwrap();
@@ -575,6 +576,35 @@ fn o_tmpfile_is_refused_so_that_programs_fall_back() {
     let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&a));
     rustix::fs::linkat(CWD, magic, CWD, rig.path("b"), AtFlags::SYMLINK_FOLLOW).unwrap();
     assert_eq!(fs::metadata(rig.path("b")).unwrap().nlink(), 2);
+}
+
+/// The table of known differences in docs/semantics.md.
+#[test]
+fn what_a_mount_refuses_it_refuses_as_documented() {
+    let rig = Rig::new();
+    rig.view("view", &bytes(11, 20_000));
+    fs::write(rig.path("upper"), bytes(12, 20_000)).unwrap();
+    let open = |name: &str| OpenOptions::new().read(true).write(true).open(rig.path(name)).unwrap();
+    let clone = rustix::fs::ioctl_ficlone(open("upper"), open("view"));
+    assert!(matches!(clone, Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS)), "{clone:?}");
+    for range in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+        assert_eq!(rustix::fs::fallocate(open("upper"), range, 0, 4096), Err(Errno::OPNOTSUPP));
+    }
+    let whiteout = rustix::fs::RenameFlags::WHITEOUT;
+    let renamed = rustix::fs::renameat_with(CWD, rig.path("upper"), CWD, rig.path("new"), whiteout);
+    assert!(matches!(renamed, Err(Errno::INVAL | Errno::PERM)), "{renamed:?}");
+    // Version 2; then tag, permissions and id of: owner, user 1, group, mask, others (acl(5), <linux/posix_acl_xattr.h>).
+    let mut acl = vec![2, 0, 0, 0];
+    for (tag, id) in [(1, !0), (2, 1u32), (4, !0), (16, !0), (32, !0)] {
+        acl.extend_from_slice(&[tag, 0, 6, 0]);
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    let set = rustix::fs::setxattr(rig.path("upper"), "system.posix_acl_access", &acl, XattrFlags::empty());
+    assert_eq!(set, Err(Errno::OPNOTSUPP));
+    assert_eq!(errno(fs::rename(rig.path("upper"), rig.base().join("out"))), errno_of(Errno::XDEV));
+    assert_eq!(errno(fs::hard_link(rig.path("view"), rig.base().join("out"))), errno_of(Errno::XDEV));
+    assert_eq!(errno(fs::remove_dir(rig.root())), errno_of(Errno::BUSY));
+    assert_eq!(fs::read(rig.path("upper")).unwrap(), bytes(12, 20_000));
 }
 
 #[test]
