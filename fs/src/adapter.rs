@@ -143,7 +143,7 @@ fn xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
 fn data(overlay: &Overlay, reading: Result<Reading>, offset: u64, size: u32, reply: ReplyData) {
     BUFFER.with_borrow_mut(|buffer| {
         match reading.and_then(|reading| overlay.read(&reading, offset, size as usize, buffer)) {
-            Ok(()) => reply.data(buffer),
+            Ok(n) => reply.data(&buffer[..n]),
             Err(error) => reply.error(errno(&error)),
         }
     });

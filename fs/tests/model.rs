@@ -62,7 +62,7 @@ impl Run {
         }
         if choice == 0 && self.maker.rng.one_in(2) {
             let all = [Again::Journal, Again::Files, Again::Dropped];
-            return Step::Remount(*self.maker.rng.pick(&all));
+            return Step::Remount(self.maker.rng.pick(&all));
         }
         let path = self.maker.path(&plain);
         if !same::is_straight(&plain, &path) && self.maker.rng.below(10) < 9 {
@@ -80,7 +80,7 @@ impl Run {
     /// Often the same bytes again, so that blobs are shared.
     fn placed(&mut self, path: Vec<u8>) -> Placed {
         let rng = &mut self.maker.rng;
-        let seed = if rng.one_in(3) { rng.next() } else { *rng.pick(&self.seeds) };
+        let seed = if rng.one_in(3) { rng.next() } else { rng.pick(&self.seeds) };
         self.seeds.push(seed);
         let length = if seed.is_multiple_of(4) { 0 } else { (seed % 200_000) as usize };
         let mode = self.maker.mode();
@@ -130,7 +130,7 @@ impl Run {
             && rustix::fs::lstat(&path).is_ok_and(|s| s.st_nlink == 1);
         let name = OsStr::from_bytes(&placed.path).to_owned();
         let content =
-            kache_fs::Content::View { hash, size: data.len() as u64, link_ok: placed.seed % 2 == 0 };
+            kache_fs::Content::View { hash, size: data.len() as u64, link_ok: placed.seed.is_multiple_of(2) };
         let placement = kache_fs::Placement {
             path: RelPath::new(name).unwrap(),
             content,

@@ -1,19 +1,15 @@
-//! Views as programs see them: placed, read, written, linked, sealed.
+//! Views as programs see them: placed, read, written, linked, and what an unmount leaves of them.
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::process::Command;
-use std::sync::Arc;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use common::{Map, Rig, bytes, check_blobs, errno, errno_of, rel};
-use kache_fs::{Content, Kind, Leave, LinkPolicy, Mount, Options, Placement, SealError};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, XattrFlags};
+use kache_fs::{Content, Kind, Leave, LinkPolicy, Mount, Options, Placement};
+use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 
 fn append(path: impl AsRef<std::path::Path>, data: &[u8]) {
@@ -243,114 +239,6 @@ fn a_placed_view_leaves_the_other_names_of_the_old_file_alone() {
 }
 
 #[test]
-fn sealing_is_not_noticed() {
-    let rig = Rig::new();
-    let data = bytes(5, 150_000);
-    fs::write(rig.path("f"), &data).unwrap();
-    fs::set_permissions(rig.path("f"), Permissions::from_mode(0o755)).unwrap();
-    let dir_before = fs::metadata(rig.root()).unwrap().modified().unwrap();
-    let writer = OpenOptions::new().read(true).write(true).open(rig.path("f")).unwrap();
-    let map = Map::private(&writer, data.len()).unwrap();
-    let before = writer.metadata().unwrap();
-
-    let (hash, size) = rig.mount().seal(&rel("f"), true).unwrap();
-    assert_eq!((hash, size), (blake3::hash(&data), 150_000));
-    assert_eq!(rig.blob_of("f"), Some(hash));
-    let after = fs::metadata(rig.path("f")).unwrap();
-    let seen = |m: &fs::Metadata| (m.ino(), m.mode(), m.nlink(), m.len(), m.mtime(), m.mtime_nsec());
-    assert_eq!(seen(&after), seen(&before));
-    assert_eq!(fs::metadata(rig.root()).unwrap().modified().unwrap(), dir_before);
-    assert_eq!(map.read(), data);
-    assert_eq!(common::read_at(&writer, 0, 1 << 20).unwrap(), data);
-
-    // A write that comes late through the old descriptor.
-    writer.write_all_at(b"late", 10).unwrap();
-    let mut expected = data.clone();
-    expected[10..14].copy_from_slice(b"late");
-    assert_eq!(fs::read(rig.path("f")).unwrap(), expected);
-    assert_eq!(rig.blob_of("f"), None);
-    assert_eq!(fs::read(rig.blobs.path(&hash)).unwrap(), data);
-}
-
-#[test]
-fn a_seal_gives_way_to_a_write() {
-    let rig = Rig::new();
-    let file = File::create(rig.path("f")).unwrap();
-    file.write_all_at(b"first", 0).unwrap();
-    type Change = fn(&Rig, &File);
-    let changes: [Change; 5] = [
-        |_, file| file.write_all_at(b"x", 0).unwrap(),
-        |_, file| file.set_len(3).unwrap(),
-        |rig, _| rustix::fs::setxattr(rig.path("f"), "user.x", b"1", XattrFlags::empty()).unwrap(),
-        |rig, _| rustix::fs::removexattr(rig.path("f"), "user.x").unwrap(),
-        |rig, _| fs::remove_file(rig.path("f")).unwrap(),
-    ];
-    for (at, change) in changes.into_iter().enumerate() {
-        let ticket = rig.mount().begin_seal(&rel("f")).unwrap();
-        let (hash, size) = (ticket.hash().unwrap(), ticket.size);
-        change(&rig, &file);
-        let refused = rig.mount().commit_seal(ticket, hash, size, true);
-        assert!(matches!(refused, Err(SealError::Changed)), "change {at}: {refused:?}");
-        assert_eq!(rig.blob_of("f"), None);
-    }
-}
-
-#[test]
-fn what_cannot_be_a_blob_is_not_sealed() {
-    let rig = Rig::new();
-    let seal = |name: &str| rig.mount().seal(&rel(name), true).unwrap_err();
-    rig.view("view", b"v");
-    assert!(matches!(seal("view"), SealError::AlreadyView));
-    fs::create_dir(rig.path("dir")).unwrap();
-    assert!(matches!(seal("dir"), SealError::NotAFile));
-    symlink("view", rig.path("link")).unwrap();
-    assert!(matches!(seal("link"), SealError::NotAFile));
-    fs::write(rig.path("xattr"), "x").unwrap();
-    rustix::fs::setxattr(rig.path("xattr"), "user.x", b"1", XattrFlags::empty()).unwrap();
-    assert!(matches!(seal("xattr"), SealError::ExtendedAttributes));
-    assert!(matches!(seal("nothing"), SealError::Fs(e) if e.is_not_found()));
-}
-
-#[test]
-fn a_file_that_somebody_else_could_write_is_not_sealed() {
-    let mut rig = Rig::unmounted();
-    fs::write(rig.path("f"), "shared").unwrap();
-    fs::hard_link(rig.path("f"), rig.base().join("outside")).unwrap();
-    rig.start();
-    assert!(matches!(rig.mount().seal(&rel("f"), true), Err(SealError::ForeignLinks)));
-}
-
-#[test]
-fn equal_files_become_one_blob() {
-    let rig = Rig::new();
-    let data = bytes(6, 40_000);
-    let hash = rig.sealed("a", &data);
-    assert_eq!(rig.sealed("b", &data), hash);
-    append(rig.path("a"), b"x");
-    assert_eq!(fs::read(rig.path("b")).unwrap(), data);
-    check_blobs(&rig.base().join("blobs"));
-}
-
-#[test]
-fn quiet_files_are_sealed_and_others_are_not() {
-    let rig = Rig::new();
-    fs::create_dir(rig.path("d")).unwrap();
-    for name in ["a", "d/b", "keep"] {
-        fs::write(rig.path(name), name).unwrap();
-    }
-    fs::write(rig.path("empty"), "").unwrap();
-    let budget = Duration::from_secs(60);
-    let hour = Duration::from_secs(3600);
-    assert_eq!(rig.mount().seal_quiet(hour, budget, &|_| true).unwrap().files, 0);
-    let wanted = |path: &kache_fs::RelPath| path.as_bytes() != b"keep";
-    let sealed = rig.mount().seal_quiet(Duration::ZERO, budget, &wanted).unwrap();
-    assert_eq!((sealed.files, sealed.bytes, sealed.skipped, sealed.complete), (2, 4, 0, true));
-    for (name, is_view) in [("a", true), ("d/b", true), ("keep", false), ("empty", false)] {
-        assert_eq!(rig.blob_of(name).is_some(), is_view, "{name}");
-    }
-}
-
-#[test]
 fn the_blob_attribute_is_read_only_and_hidden() {
     let rig = Rig::new();
     let hash = rig.view("f", b"bytes");
@@ -376,7 +264,8 @@ fn the_blob_attribute_is_read_only_and_hidden() {
 fn a_blob_that_vanished_or_shrank_gives_eio_and_the_mount_lives() {
     let rig = Rig::new();
     let data = bytes(7, 100_000);
-    let damage: [(&str, fn(&std::path::Path)); 2] = [
+    type Damage = (&'static str, fn(&std::path::Path));
+    let damage: [Damage; 2] = [
         ("vanished", |blob| fs::remove_file(blob).unwrap()),
         ("shrank", |blob| {
             fs::set_permissions(blob, Permissions::from_mode(0o644)).unwrap();
@@ -413,88 +302,6 @@ fn a_blob_that_vanished_or_shrank_gives_eio_and_the_mount_lives() {
     fs::remove_file(rig.blobs.path(&hash)).unwrap();
     fs::write(rig.path("f"), "new").unwrap();
     assert_eq!(fs::read(rig.path("f")).unwrap(), b"new");
-}
-
-#[test]
-fn what_was_just_written_can_be_executed() {
-    let rig = Rig::new();
-    let run = |name: &str| {
-        let done = Command::new(rig.path(name)).arg("works").output().unwrap();
-        String::from_utf8(done.stdout).unwrap()
-    };
-    let echo = fs::read("/bin/echo").unwrap();
-    fs::write(rig.path("written"), &echo).unwrap();
-    fs::set_permissions(rig.path("written"), Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(run("written"), "works\n");
-
-    // As a linker does: through a shared map, of a file that is made as long as it will be.
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o755).open(rig.path("linked"));
-    let file = file.unwrap();
-    file.set_len(echo.len() as u64).unwrap();
-    let mut map = Map::shared(&file, echo.len()).unwrap();
-    map.write(0, &echo);
-    drop((map, file));
-    assert_eq!(run("linked"), "works\n");
-
-    rig.mount().seal(&rel("linked"), true).unwrap();
-    assert_eq!(run("linked"), "works\n");
-    assert_eq!(rig.blob_of("linked"), Some(blake3::hash(&echo)), "what was mapped is in the blob");
-    rig.view_with("view", &echo, 0o755, None);
-    assert_eq!(run("view"), "works\n");
-}
-
-#[test]
-fn a_running_program_goes_on_when_it_is_sealed_and_replaced() {
-    let rig = Rig::new();
-    fs::write(rig.path("cat"), fs::read("/bin/cat").unwrap()).unwrap();
-    fs::set_permissions(rig.path("cat"), Permissions::from_mode(0o755)).unwrap();
-    let mut cat = Command::new(rig.path("cat"))
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut echo = |text: &str| {
-        cat.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-        let mut back = vec![0; text.len()];
-        cat.stdout.as_mut().unwrap().read_exact(&mut back).unwrap();
-        assert_eq!(back, text.as_bytes());
-    };
-    echo("one");
-    let busy = OpenOptions::new().write(true).open(rig.path("cat"));
-    assert_eq!(errno(busy), errno_of(Errno::TXTBSY));
-    rig.mount().seal(&rel("cat"), true).unwrap();
-    echo("two");
-    rig.view("cat", b"something else");
-    echo("three");
-    drop(cat.stdin.take());
-    assert!(cat.wait().unwrap().success());
-}
-
-#[test]
-fn a_file_that_was_removed_lives_while_it_is_open() {
-    let rig = Rig::new();
-    let data = bytes(8, 20_000);
-    rig.view("view", &data);
-    fs::write(rig.path("upper"), &data).unwrap();
-    fs::write(rig.path("sealed"), &data).unwrap();
-    for name in ["view", "upper", "sealed"] {
-        let file = OpenOptions::new().read(true).write(true).open(rig.path(name)).unwrap();
-        if name == "sealed" {
-            rig.mount().seal(&rel(name), true).unwrap();
-        }
-        fs::remove_file(rig.path(name)).unwrap();
-        assert_eq!(file.metadata().unwrap().nlink(), 0);
-        assert_eq!(common::read_at(&file, 0, 1 << 20).unwrap(), data, "{name}");
-        file.write_all_at(b"still", 0).unwrap();
-        file.set_permissions(Permissions::from_mode(0o600)).unwrap();
-        file.set_len(100).unwrap();
-        file.sync_all().unwrap();
-        assert_eq!(&common::read_at(&file, 0, 1 << 20).unwrap()[..5], b"still");
-        assert_eq!(file.metadata().unwrap().len(), 100);
-        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
-    }
-    assert_eq!(fs::read_dir(rig.root()).unwrap().count(), 0);
 }
 
 #[test]
@@ -561,86 +368,6 @@ fn a_busy_mount_says_so_and_goes_on() {
 }
 
 #[test]
-fn o_tmpfile_is_refused_so_that_programs_fall_back() {
-    let rig = Rig::new();
-    let opened = rustix::fs::open(rig.root(), OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o600));
-    assert_eq!(opened.err(), Some(Errno::OPNOTSUPP));
-    // A program that uses it where it can.
-    let mut file = tempfile::tempfile_in(rig.root()).unwrap();
-    file.write_all(b"temporary").unwrap();
-    assert_eq!(common::read_at(&file, 0, 100).unwrap(), b"temporary");
-    // linkat of what /proc names, the second half of the idiom.
-    fs::write(rig.path("a"), "a").unwrap();
-    let a = File::open(rig.path("a")).unwrap();
-    let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&a));
-    rustix::fs::linkat(CWD, magic, CWD, rig.path("b"), AtFlags::SYMLINK_FOLLOW).unwrap();
-    assert_eq!(fs::metadata(rig.path("b")).unwrap().nlink(), 2);
-}
-
-#[test]
-fn reading_a_directory_is_stable_under_change() {
-    let rig = Rig::new();
-    fs::create_dir(rig.path("d")).unwrap();
-    let name = |kind: &str, i: usize| format!("{kind}-{i}-{}", "x".repeat(100));
-    for i in 0..400 {
-        fs::write(rig.path("d").join(name("stays", i)), "").unwrap();
-        fs::write(rig.path("d").join(name("goes", i)), "").unwrap();
-    }
-    let mut seen = Vec::new();
-    let (mut gone, mut come) = (0, 0);
-    for entry in fs::read_dir(rig.path("d")).unwrap() {
-        seen.push(entry.unwrap().file_name().into_string().unwrap());
-        if gone < 400 {
-            fs::remove_file(rig.path("d").join(name("goes", 399 - gone))).unwrap();
-            gone += 1;
-        }
-        if come < 100 {
-            rig.view(&format!("d/{}", name("comes", come)), b"view");
-            come += 1;
-        }
-    }
-    let stays = seen.iter().filter(|n| n.starts_with("stays")).count();
-    assert_eq!(stays, 400, "what is there all the time is seen exactly once");
-    seen.sort();
-    let all = seen.len();
-    seen.dedup();
-    assert_eq!(seen.len(), all, "nothing is seen twice");
-    let now = fs::read_dir(rig.path("d")).unwrap().count();
-    assert_eq!(now, 400 + 400 - gone + come);
-}
-
-#[test]
-fn names_are_bytes_of_up_to_255() {
-    let rig = Rig::new();
-    let odd = rig.root().join(OsStr::from_bytes(b"\xff\xfe\n odd"));
-    fs::write(&odd, "odd").unwrap();
-    let path = kache_fs::RelPath::new(odd.strip_prefix(rig.root()).unwrap()).unwrap();
-    rig.mount().seal(&path, false).unwrap();
-    assert_eq!(fs::read(&odd).unwrap(), b"odd");
-    assert!(common::blob_of(&odd).is_some());
-    let long = "n".repeat(255);
-    rig.view(&long, b"long");
-    fs::rename(rig.path(&long), rig.path(&"m".repeat(255))).unwrap();
-    assert_eq!(fs::read(rig.path(&"m".repeat(255))).unwrap(), b"long");
-    assert_eq!(errno(fs::write(rig.path(&"n".repeat(256)), "")), errno_of(Errno::NAMETOOLONG));
-    assert_eq!(errno(fs::write(rig.path(".kache-tmp-1"), "")), errno_of(Errno::ACCESS));
-}
-
-#[test]
-fn locks_exclude_each_other() {
-    let rig = Rig::new();
-    rig.view("lock", b"");
-    let open = || OpenOptions::new().read(true).write(true).open(rig.path("lock")).unwrap();
-    let (one, two) = (open(), open());
-    one.lock().unwrap();
-    assert!(matches!(two.try_lock(), Err(fs::TryLockError::WouldBlock)));
-    rig.mount().set_mtimes(&[(rel("lock"), SystemTime::now())]).unwrap();
-    one.unlock().unwrap();
-    two.try_lock().unwrap();
-    assert!(matches!(one.try_lock_shared(), Err(fs::TryLockError::WouldBlock)));
-}
-
-#[test]
 fn the_daemon_sees_what_programs_see() {
     let rig = Rig::new();
     let hash = rig.view("d/view", b"view");
@@ -668,23 +395,4 @@ fn the_daemon_sees_what_programs_see() {
 
 fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64
-}
-
-#[test]
-fn a_store_on_another_file_system_is_filled_by_copying() {
-    // Device numbers differ between the upper and a tmpfs.
-    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-    let mut rig = Rig::unmounted();
-    rig.blobs = Arc::new(kache_fs::DirBlobs::new(elsewhere.path().join("blobs")).unwrap());
-    assert_ne!(fs::metadata(elsewhere.path()).unwrap().dev(), fs::metadata(rig.root()).unwrap().dev());
-    rig.start();
-    let data = bytes(10, 123_456);
-    let hash = rig.sealed("f", &data);
-    rig.sealed("g", &data[1..]);
-    assert_eq!(fs::read(rig.path("f")).unwrap(), data);
-    assert_eq!(fs::read(rig.blobs.path(&hash)).unwrap(), data);
-    append(rig.path("f"), b"x");
-    check_blobs(&elsewhere.path().join("blobs"));
-    rig.stop(Leave::Files(LinkPolicy::WhereAllowed));
-    assert_eq!(fs::read(rig.path("g")).unwrap(), &data[1..]);
 }

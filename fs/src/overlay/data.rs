@@ -32,18 +32,19 @@ impl Reading {
         Reading { file, blob: Some((view.hash, view.size)) }
     }
 
-    /// Reads into the spare capacity of `buffer` (at most `size` bytes, fewer at the end of the file only).
-    /// A blob that has lost bytes gives `EIO`.
-    fn read(&self, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<()> {
-        buffer.clear();
+    /// Reads into the beginning of `buffer`, which grows as needed and keeps its old bytes behind that. Returns how many:
+    /// at most `size`, fewer at the end of the file only. A blob that has lost bytes gives `EIO`.
+    fn read(&self, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<usize> {
         let wanted = match self.blob {
             Some((_, end)) => size.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(size)),
             None => size,
         };
-        buffer.resize(wanted, 0);
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
         let mut done = 0;
         while done < wanted {
-            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+            match self.file.read_at(&mut buffer[done..wanted], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -53,8 +54,7 @@ impl Reading {
         if done < wanted && self.blob.is_some() {
             return Err(FsError::new(Errno::IO, "a blob is shorter than its view"));
         }
-        buffer.truncate(done);
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -86,8 +86,8 @@ impl Overlay {
         Ok(Reading::blob(self.open_blob(&view)?, &view))
     }
 
-    /// Reads at most `size` bytes, fewer at the end of the file only.
-    pub fn read(&self, reading: &Reading, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<()> {
+    /// Reads into the beginning of `buffer`, and returns how many bytes: fewer than `size` at the end of the file only.
+    pub fn read(&self, reading: &Reading, offset: u64, size: usize, buffer: &mut Vec<u8>) -> Result<usize> {
         let done = reading.read(offset, size, buffer);
         if done.is_err() {
             self.distrust(reading);

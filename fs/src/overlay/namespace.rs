@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FileType, Timespec};
+use rustix::fs::{FileType, Stat, Timespec};
 use rustix::io::Errno;
 
 use super::{Attr, Overlay, State};
@@ -87,6 +87,12 @@ impl Overlay {
         Ok(attr)
     }
 
+    /// The same for something in the upper whose attributes are known.
+    fn told_as(&self, state: &State, ino: u64, stat: &Stat) -> Result<Attr> {
+        state.node(ino)?.lookups.fetch_add(1, Ordering::Relaxed);
+        Ok(Attr::of_stat(ino, stat))
+    }
+
     /// Makes a regular file, fifo, socket or device.
     pub fn mknod(&self, dir: u64, name: &OsStr, mode: u32, rdev: u64, caller: Caller) -> Result<Attr> {
         check_name(name)?;
@@ -101,13 +107,13 @@ impl Overlay {
             FileType::RegularFile => Some(self.upper.create(&path, mode)?),
             _ => self.upper.mknod(&path, kind, mode, rdev).map(|()| None)?,
         };
-        let real = self.hand_over(&path, kind, mode, caller)?;
-        let ino = state.tree.create_upper(real, kind);
+        let made = self.hand_over(&path, kind, mode, caller)?;
+        let ino = state.tree.create_upper(made.st_ino, kind);
         state.tree.attach(dir, name.as_bytes(), ino);
         if let Some(file) = file {
             self.fds.put(Key::Upper(ino), Arc::new(file), true);
         }
-        self.told(&state, ino)
+        self.told_as(&state, ino, &made)
     }
 
     pub fn mkdir(&self, dir: u64, name: &OsStr, mode: u32, caller: Caller) -> Result<Attr> {
@@ -115,9 +121,9 @@ impl Overlay {
         let mut state = self.change(dir)?;
         let path = free_path(&state, dir, name)?;
         self.upper.mkdir(&path, mode & 0o7777)?;
-        self.hand_over(&path, FileType::Directory, mode & 0o7777, caller)?;
+        let made = self.hand_over(&path, FileType::Directory, mode & 0o7777, caller)?;
         let ino = new_dir(&mut state, dir, name.as_bytes());
-        self.told(&state, ino)
+        self.told_as(&state, ino, &made)
     }
 
     pub fn symlink(&self, dir: u64, name: &OsStr, target: &OsStr, caller: Caller) -> Result<Attr> {
@@ -125,10 +131,10 @@ impl Overlay {
         let mut state = self.change(dir)?;
         let path = free_path(&state, dir, name)?;
         self.upper.symlink(target.as_bytes(), &path)?;
-        let real = self.hand_over(&path, FileType::Symlink, 0o777, caller)?;
-        let ino = state.tree.create_upper(real, FileType::Symlink);
+        let made = self.hand_over(&path, FileType::Symlink, 0o777, caller)?;
+        let ino = state.tree.create_upper(made.st_ino, FileType::Symlink);
         state.tree.attach(dir, name.as_bytes(), ino);
-        self.told(&state, ino)
+        self.told_as(&state, ino, &made)
     }
 
     pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
@@ -139,10 +145,11 @@ impl Overlay {
         }
     }
 
-    /// Gives what the daemon has just made to the caller, with the mode it asked for. Returns its inode number there.
-    fn hand_over(&self, path: &[u8], kind: FileType, mode: u32, caller: Caller) -> Result<u64> {
+    /// Gives what the daemon has just made to the caller, with the mode it asked for. Returns its attributes there.
+    fn hand_over(&self, path: &[u8], kind: FileType, mode: u32, caller: Caller) -> Result<Stat> {
         let made = self.upper.stat(path)?;
-        if (made.st_uid, made.st_gid) != (caller.uid, caller.gid) {
+        let is_theirs = (made.st_uid, made.st_gid) == (caller.uid, caller.gid);
+        if !is_theirs {
             let parent = path.iter().rposition(|b| *b == b'/').map_or(&path[..0], |at| &path[..at]);
             let inherits = self.upper.stat(parent)?.st_mode & 0o2000 != 0;
             // Without privilege it stays the daemon's user's, who is the caller.
@@ -150,21 +157,22 @@ impl Overlay {
         }
         // This process has a umask of its own, and a change of owner takes set-id bits away.
         let keep = if kind == FileType::Directory { made.st_mode & 0o2000 } else { 0 };
-        if kind != FileType::Symlink && (made.st_mode & 0o7777 != mode | keep || mode & 0o6000 != 0) {
+        let has_mode = made.st_mode & 0o7777 == mode | keep && (is_theirs || mode & 0o6000 == 0);
+        if kind != FileType::Symlink && !has_mode {
             self.upper.chmod(path, mode | keep)?;
         }
-        Ok(made.st_ino)
+        if is_theirs && (has_mode || kind == FileType::Symlink) { Ok(made) } else { self.upper.stat(path) }
     }
 
     pub fn unlink(&self, dir: u64, name: &OsStr) -> Result<()> {
         let name = name.as_bytes();
-        let now = self.clock.now()?;
         let mut state = self.change(dir)?;
         let ino = state.tree.child(dir, name).ok_or_else(not_found)?;
         let path = state.path_in(dir, name)?;
         match &state.node(ino)?.kind {
             NodeKind::Dir(_) => return Err(FsError::new(Errno::ISDIR, "unlink")),
             NodeKind::View(_) => {
+                let now = self.clock.now()?;
                 state.journal.append(&[Op::Unlink { path: RelPath::from_bytes(path) }])?;
                 let dir_path = state.tree.path(dir).ok_or_else(not_found)?;
                 self.upper.touch(&dir_path)?;
@@ -199,7 +207,6 @@ impl Overlay {
 
     pub fn link(&self, ino: u64, dir: u64, name: &OsStr) -> Result<Attr> {
         check_name(name)?;
-        let now = self.clock.now()?;
         let mut state = self.change(dir)?;
         let path = free_path(&state, dir, name)?;
         let node = state.node(ino)?;
@@ -209,6 +216,7 @@ impl Overlay {
         match &node.kind {
             NodeKind::Dir(_) => return Err(FsError::new(Errno::PERM, "link a directory")),
             NodeKind::View(view) => {
+                let now = self.clock.now()?;
                 let mut view = (**view).clone();
                 view.ctime = now;
                 let path = RelPath::from_bytes(path);
@@ -228,7 +236,6 @@ impl Overlay {
 
     pub fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), mode: RenameMode) -> Result<()> {
         check_name(to.1)?;
-        let now = self.clock.now()?;
         let from = Side { dir: from.0, name: from.1.as_bytes() };
         let to = Side { dir: to.0, name: to.1.as_bytes() };
         let mut state = self.change(from.dir)?;
@@ -249,11 +256,19 @@ impl Overlay {
             if state.tree.dir(target).is_some() && state.tree.is_within(from.dir, target) {
                 return Err(FsError::new(Errno::INVAL, "move a directory into itself"));
             }
+            let now = self.clock_for_views(&state, [source, target])?;
             self.exchange(&mut state, (from, source), (to, target), now)
         } else {
             self.check_replaceable(&mut state, source, target)?;
+            let now = self.clock_for_views(&state, [source, target.unwrap_or(source)])?;
             self.move_over(&mut state, (from, source), (to, target), now)
         }
+    }
+
+    /// The time to stamp views with, which asking for has its price; nothing in particular if none of these is a view.
+    fn clock_for_views(&self, state: &State, files: [u64; 2]) -> Result<Timespec> {
+        let is_view = |ino: u64| state.tree.node(ino).is_some_and(|n| n.view().is_some());
+        if files.into_iter().any(is_view) { self.clock.now() } else { Ok(Timespec { tv_sec: 0, tv_nsec: 0 }) }
     }
 
     fn check_replaceable(&self, state: &mut State, source: u64, target: Option<u64>) -> Result<()> {

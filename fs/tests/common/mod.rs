@@ -153,7 +153,8 @@ pub fn check_blobs(dir: &Path) {
     }
 }
 
-/// The page-aligned beginning of a file, mapped.
+/// The beginning of a file, mapped. A process that serves the mount itself (as most of these tests do) must not have dirty
+/// pages written back by munmap(2): that waits for the server with the process's address space locked.
 pub struct Map {
     at: *mut u8,
     length: usize,
@@ -193,6 +194,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
+        let _ = self.sync();
         // SAFETY: exactly the mapping, which nobody uses any more.
         let _ = unsafe { rustix::mm::munmap(self.at.cast(), self.length) };
     }

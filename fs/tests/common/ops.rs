@@ -81,7 +81,7 @@ impl Seen {
         Seen {
             kind,
             mode: stat.st_mode & 0o7777,
-            nlink: stat.st_nlink as u64,
+            nlink: stat.st_nlink,
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: has_size.then_some(stat.st_size),
@@ -275,7 +275,7 @@ impl Maker {
     pub fn path(&mut self, plain: &Path) -> Name {
         let known = super::same::paths(plain);
         if !known.is_empty() && self.rng.below(100) < 65 {
-            return self.rng.pick(&known).clone();
+            return self.rng.pick(&known);
         }
         self.new_path(&known)
     }
@@ -288,7 +288,7 @@ impl Maker {
             _ => self.rng.pick(&[b"a", b"b", b"c", b"d", b"e", b"f", b"g"] as &[&[u8; 1]]).as_slice(),
         };
         let mut path = match self.rng.below(3) {
-            0 if !known.is_empty() => self.rng.pick(known).clone(),
+            0 if !known.is_empty() => self.rng.pick(known),
             _ => Vec::new(),
         };
         if !path.is_empty() {
@@ -304,12 +304,12 @@ impl Maker {
 
     /// A length or an offset, around the sizes of pages and of requests.
     fn number(&mut self) -> u64 {
-        let limit = *self.rng.pick(&[1, 50, 4096, 9000, 70_000, 300_000]);
+        let limit = self.rng.pick(&[1, 50, 4096, 9000, 70_000, 300_000]);
         self.rng.below(limit)
     }
 
     pub fn mode(&mut self) -> u32 {
-        *self.rng.pick(&[0o644, 0o755, 0o600, 0o444, 0o000, 0o4755, 0o2755, 0o1777, 0o640])
+        self.rng.pick(&[0o644, 0o755, 0o600, 0o444, 0o000, 0o4755, 0o2755, 0o1777, 0o640])
     }
 
     pub fn seconds(&mut self) -> i64 {
@@ -326,7 +326,7 @@ impl Maker {
         let (offset, length) = (self.number(), self.number());
         match self.rng.below(20) {
             0..5 => {
-                let access = *self.rng.pick(&[OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR, OFlags::RDWR]);
+                let access = self.rng.pick(&[OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR, OFlags::RDWR]);
                 let extra = [OFlags::CREATE, OFlags::EXCL, OFlags::TRUNC, OFlags::APPEND, OFlags::NOFOLLOW];
                 let odds = [2, 5, 4, 5, 6];
                 let flags = extra.iter().zip(odds).fold(access, |flags, (extra, odds)| {
@@ -345,7 +345,7 @@ impl Maker {
             14 => Op::SetLength { slot, length },
             15 => {
                 let keep = FallocateFlags::KEEP_SIZE;
-                let flags = *self.rng.pick(&[
+                let flags = self.rng.pick(&[
                     FallocateFlags::empty(),
                     keep,
                     keep | FallocateFlags::PUNCH_HOLE,
@@ -369,7 +369,7 @@ impl Maker {
             5 => Op::List { path },
             6..9 => Op::Mkdir { path, mode: self.mode() | 0o700 },
             9 => {
-                let kind = *self.rng.pick(&[FileType::Fifo, FileType::Socket, FileType::RegularFile]);
+                let kind = self.rng.pick(&[FileType::Fifo, FileType::Socket, FileType::RegularFile]);
                 Op::Mknod { path, kind, mode: self.mode() }
             }
             10 => Op::Symlink { target: self.path(plain), path },
@@ -377,7 +377,7 @@ impl Maker {
             12 => Op::Unlink { path },
             13 => Op::Rmdir { path },
             14..17 => Op::Link { from: path, to: self.path(plain) },
-            17..20 => Op::Rename { from: path, to: self.path(plain), flags: *self.rng.pick(&RENAMES) },
+            17..20 => Op::Rename { from: path, to: self.path(plain), flags: self.rng.pick(&RENAMES) },
             20 => Op::Truncate { path, length: self.number() },
             21 => Op::Chmod { path, mode: self.mode() | 0o700 },
             22 => {
@@ -386,11 +386,11 @@ impl Maker {
             }
             23 => Op::Utimes { path, seconds: self.seconds() },
             24 => {
-                let flags = *self.rng.pick(&[XattrFlags::empty(), XattrFlags::CREATE, XattrFlags::REPLACE]);
-                Op::SetXattr { path, name: *self.rng.pick(&XATTRS), value: seed, flags }
+                let flags = self.rng.pick(&[XattrFlags::empty(), XattrFlags::CREATE, XattrFlags::REPLACE]);
+                Op::SetXattr { path, name: self.rng.pick(&XATTRS), value: seed, flags }
             }
-            25 => Op::GetXattr { path, name: *self.rng.pick(&XATTRS) },
-            _ => Op::RemoveXattr { path, name: *self.rng.pick(&XATTRS) },
+            25 => Op::GetXattr { path, name: self.rng.pick(&XATTRS) },
+            _ => Op::RemoveXattr { path, name: self.rng.pick(&XATTRS) },
         }
     }
 }
