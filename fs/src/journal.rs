@@ -66,6 +66,13 @@ impl Journal {
         Ok((journal, frames))
     }
 
+    /// Reads the frames again from the file.
+    pub fn read_back(&self) -> io::Result<Vec<Vec<Op>>> {
+        let mut bytes = vec![0; self.end as usize];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(parse(&bytes[MAGIC.len()..]).0)
+    }
+
     /// Is there a journal with anything in it?
     pub fn exists(dir: &Path) -> bool {
         fs::metadata(dir.join(NAME)).is_ok_and(|m| m.len() > MAGIC.len() as u64)

@@ -168,6 +168,11 @@ impl Mount {
         self.negotiated.get()
     }
 
+    /// Views about which memory and journal do not agree: a crash would show something else. Empty when all is well.
+    pub fn disagreements(&self) -> Result<Vec<RelPath>> {
+        self.overlay.disagreements()
+    }
+
     /// A path inside of this mount, from an absolute one.
     pub fn relative(&self, path: &Path) -> Option<RelPath> {
         RelPath::new(path.strip_prefix(&self.dir).ok()?).ok()

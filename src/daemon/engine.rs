@@ -136,6 +136,14 @@ impl Engine {
         }
     }
 
+    pub fn check(&self, dir: &Path) -> Response {
+        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else { return Response::NotMounted };
+        match hosted.mount().disagreements() {
+            Ok(paths) => Response::Disagreements(paths.iter().map(|p| p.as_path().to_owned()).collect()),
+            Err(error) => Response::Failed(error.to_string()),
+        }
+    }
+
     pub fn clean(&self, dir: &Path) -> Response {
         let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else { return Response::NotMounted };
         match hosted.clear() {
@@ -309,7 +317,9 @@ impl Resolved {
 
 impl Hosted {
     fn info(&self, store: &Store) -> MountInfo {
-        let stats = self.mount().statistics().unwrap_or_default();
+        let mount = self.mount();
+        let stats = mount.statistics().unwrap_or_default();
+        let agreed = mount.negotiated();
         MountInfo {
             dir: self.dir.clone(),
             files: stats.files,
@@ -317,8 +327,10 @@ impl Hosted {
             shown_bytes: stats.bytes_shown,
             own_bytes: stats.bytes_upper,
             since_ms: self.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
-            alive: self.mount().is_serving(),
-            missing: self.mount().shown().iter().filter(|h| !store.is_on_disk(h.as_bytes())).count() as u64,
+            alive: mount.is_serving(),
+            protocol: agreed.map(|n| format!("{}.{}", n.protocol.0, n.protocol.1)).unwrap_or_default(),
+            capabilities: agreed.map(|n| n.capabilities.clone()).unwrap_or_default(),
+            missing: mount.shown().iter().filter(|h| !store.is_on_disk(h.as_bytes())).count() as u64,
         }
     }
 

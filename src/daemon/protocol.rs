@@ -63,6 +63,10 @@ pub enum Body {
         dir: PathBuf,
     },
     Mounts,
+    /// Paths of a mount on which memory and journal do not agree.
+    CheckMount {
+        dir: PathBuf,
+    },
     Status,
     /// Unmount everything, leaving complete directories, and end.
     Stop,
@@ -80,6 +84,7 @@ pub enum Response {
         files: u64,
     },
     Mounts(Vec<MountInfo>),
+    Disagreements(Vec<PathBuf>),
     Status(Status),
     Done,
     NotMounted,
@@ -105,6 +110,9 @@ pub struct MountInfo {
     pub alive: bool,
     /// Views whose blobs are not in the store.
     pub missing: u64,
+    /// FUSE protocol of the kernel, and what it and the mount agreed on.
+    pub protocol: String,
+    pub capabilities: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -178,6 +178,7 @@ impl Server {
             Body::Umount { dir, discard } => engine.umount(&dir, discard),
             Body::Clean { dir } => engine.clean(&dir),
             Body::Mounts => Response::Mounts(engine.mounts()),
+            Body::CheckMount { dir } => engine.check(&dir),
             Body::Status => Response::Status(self.status()),
             Body::Restart => {
                 self.handover.store(true, Ordering::SeqCst);

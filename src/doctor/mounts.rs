@@ -18,7 +18,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     let mut checks = vec![fuse(), daemon(config)];
     let live = live(config);
     for mount in &live {
-        checks.push(examine_live(mount));
+        checks.push(examine_live(config, mount));
     }
     for dir in left_behind(config, &live) {
         checks.push(examine_dead(config, options, &dir));
@@ -79,7 +79,7 @@ fn live(config: &Config) -> Vec<MountInfo> {
     }
 }
 
-fn examine_live(mount: &MountInfo) -> Check {
+fn examine_live(config: &Config, mount: &MountInfo) -> Check {
     const NAME: &str = "mount";
     let dir = mount.dir.display();
     match mount_state(&mount.dir, PATIENCE) {
@@ -95,11 +95,23 @@ fn examine_live(mount: &MountInfo) -> Check {
         let detail = format!("{dir}: {} views whose blobs are missing", mount.missing);
         return Check::fail(NAME, detail, "`kache clean` empties it; the next build restores it");
     }
-    let (files, views) = (mount.files, mount.views);
-    Check::ok(
-        NAME,
-        format!("{dir}: alive, {files} files, {views} of them views, a stat takes {} µs", stat.as_micros()),
-    )
+    let check = Body::CheckMount { dir: mount.dir.clone() };
+    match Client::connect(&config.cache_dir).map(|mut c| c.ask(check, PATIENCE * 5)) {
+        Some(Ok(Response::Disagreements(paths))) if paths.is_empty() => {}
+        Some(Ok(Response::Disagreements(paths))) => {
+            let (count, first) = (paths.len(), paths[0].display());
+            let detail = format!("{dir}: journal and tree do not agree on {count} files, first {first}");
+            return Check::fail(NAME, detail, "`kache umount` and `kache mount` write the journal anew");
+        }
+        other => {
+            let detail = format!("{dir}: cannot be examined: {other:?}");
+            return Check::fail(NAME, detail, "`kache daemon restart`");
+        }
+    }
+    let (files, views, protocol) = (mount.files, mount.views, &mount.protocol);
+    let (with, stat) = (mount.capabilities.join(", "), stat.as_micros());
+    let detail = format!("{dir}: alive, {files} files, {views} of them views; a stat takes {stat} µs");
+    Check::ok(NAME, format!("{detail}; FUSE {protocol} ({with})"))
 }
 
 /// Directories with state, or with a mount of ours on them, that no daemon serves.

@@ -1,5 +1,7 @@
 //! Bringing a tree back from its journal, and finishing what a crash cut off.
 
+use std::collections::BTreeSet;
+
 use rustix::io::Errno;
 
 use super::{Overlay, State};
@@ -19,7 +21,27 @@ pub(super) fn replay(frames: &[Vec<Op>]) -> Tree {
     tree
 }
 
+/// Path of every view, and the blob that it shows.
+fn views(tree: &Tree) -> BTreeSet<(RelPath, [u8; 32], u64)> {
+    let of = |(ino, node): (u64, &crate::tree::Node)| {
+        let view = node.view()?;
+        let (hash, size) = (*view.hash.as_bytes(), view.size);
+        Some(tree.paths(ino).into_iter().map(move |path| (path, hash, size)))
+    };
+    tree.nodes().filter_map(of).flatten().collect()
+}
+
 impl Overlay {
+    /// Views about which the tree and its journal do not agree, so that a crash would show something else. Empty
+    /// when all is well.
+    pub fn disagreements(&self) -> Result<Vec<RelPath>> {
+        let state = self.state.read();
+        let written = views(&replay(&state.journal.read_back()?));
+        let shown = views(&state.tree);
+        drop(state);
+        Ok(written.symmetric_difference(&shown).map(|(path, ..)| path.clone()).collect())
+    }
+
     /// Finishes the last frame's actions on the upper, the only ones that can have been cut off.
     pub(super) fn recover(&self, frames: &[Vec<Op>]) -> Result<()> {
         let mut state = self.state.write();
