@@ -307,8 +307,15 @@ fn adopt(from: &Path, to: &Path) {
         fs::write(to, fs::read(from).unwrap()).unwrap();
     }
     chown(to, Some(stat.uid()), Some(stat.gid())).unwrap();
-    File::open(to).unwrap().set_modified(stat.modified().unwrap()).unwrap();
+    adopt_time(&stat, to);
     fs::set_permissions(to, fs::Permissions::from_mode(stat.mode() & 0o7777)).unwrap();
+}
+
+/// By path: opening a fifo would wait.
+fn adopt_time(from: &fs::Metadata, to: &Path) {
+    let time = rustix::fs::Timespec { tv_sec: from.mtime(), tv_nsec: from.mtime_nsec() };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(rustix::fs::CWD, to, &times, rustix::fs::AtFlags::empty()).unwrap();
 }
 
 fn adopt_dir_times(from: &Path, to: &Path) {
@@ -318,7 +325,7 @@ fn adopt_dir_times(from: &Path, to: &Path) {
             && stat.is_dir()
             && fs::symlink_metadata(&to).unwrap().is_dir()
         {
-            File::open(to).unwrap().set_modified(stat.modified().unwrap()).unwrap();
+            adopt_time(&stat, &to);
         }
     }
 }
