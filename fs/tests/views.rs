@@ -341,8 +341,15 @@ fn an_unmount_can_link_or_leave_out_the_views() {
     assert_eq!(report.linked + report.reflinked, 1);
     assert_eq!(fs::read(rig.path("view")).unwrap(), b"view");
 
-    fs::remove_file(rig.path("view")).unwrap();
+    // Mounted again, it is no view, and still nobody writes into the blob: not even root.
     rig.start();
+    let refused =
+        fs::OpenOptions::new().write(true).open(rig.path("view")).and_then(|f| f.write_all_at(b"!", 0));
+    if report.linked == 1 {
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    assert_eq!(fs::read(rig.path("view")).unwrap(), b"view");
+    fs::remove_file(rig.path("view")).unwrap();
     rig.view("view", b"view");
     rig.stop(Leave::UpperOnly);
     assert!(!rig.path("view").exists());

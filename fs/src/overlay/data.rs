@@ -58,6 +58,16 @@ impl Reading {
     }
 }
 
+/// A file that nobody may write and that has further names is a blob's hard link, restored before there was a mount
+/// here (root could write it all the same). Removing it and making it anew is what its users do.
+fn refuse_shared(file: &File) -> Result<()> {
+    let stat = rustix::fs::fstat(file)?;
+    if stat.st_nlink > 1 && stat.st_mode & 0o222 == 0 {
+        return Err(FsError::new(Errno::ACCESS, "write a file that may be a blob"));
+    }
+    Ok(())
+}
+
 impl Overlay {
     /// A file to read from, if one is open already.
     pub fn reading(&self, ino: u64) -> Result<Option<Reading>> {
@@ -127,6 +137,9 @@ impl Overlay {
             Location::Path(path) => self.upper.open_file(&path, write)?,
             Location::Held(held) => self.upper.open_held(&held, write)?,
         });
+        if write {
+            refuse_shared(&file)?;
+        }
         self.fds.put(Key::Upper(ino), file.clone(), write);
         Ok(file)
     }
