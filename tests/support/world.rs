@@ -144,19 +144,19 @@ impl World {
         command
     }
 
-    /// Gives everything in `dir` to the user of this world.
+    /// Gives everything in `dir` to the user of this world, but for what is mounted there: root itself may not look
+    /// into a user's mount.
     pub fn own(&self, dir: &Path) {
-        if let Some(user) = self.0.user {
-            let entry = fs::symlink_metadata(dir).expect("what is to be given away");
-            if entry.is_dir() && dir != self.0.toolchain && !is_target(dir) {
-                for entry in fs::read_dir(dir).expect("a readable directory") {
-                    self.own(&entry.expect("a readable directory").path());
-                }
-            }
-            if dir != self.0.toolchain && dir != self.0.kache && !is_target(dir) {
-                std::os::unix::fs::lchown(dir, Some(user), Some(user)).expect("chown");
+        let Some(user) = self.0.user else { return };
+        if is_target(dir) || dir == self.0.toolchain || dir == self.0.kache {
+            return;
+        }
+        if fs::symlink_metadata(dir).expect("what is to be given away").is_dir() {
+            for entry in fs::read_dir(dir).expect("a readable directory") {
+                self.own(&entry.expect("a readable directory").path());
             }
         }
+        std::os::unix::fs::lchown(dir, Some(user), Some(user)).expect("chown");
     }
 
     /// Where the shim notes which compilers started.
