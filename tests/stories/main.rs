@@ -20,6 +20,7 @@ mod everywhere {
 /// Has nothing to do with mounts.
 mod unmounted {
     mod disks;
+    mod keys;
     mod odd;
     mod store;
     mod trouble;
