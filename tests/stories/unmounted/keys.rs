@@ -40,10 +40,10 @@ fn the_linker_changes_under_its_name() {
     let world = World::plain();
     let c = program(&world, "fn main() {\n    println!(\"42\");\n}\n");
     let linker = |extra: &str| {
-        c.write("bin/story-ld", format!("#!/bin/sh\n# {extra}\nexec cc \"$@\"\n"));
-        c.sh("chmod +x bin/story-ld");
+        c.write("bin/story-cc", format!("#!/bin/sh\n# {extra}\nexec cc \"$@\"\n"));
+        c.sh("chmod +x bin/story-cc");
     };
-    let c = c.env("RUSTFLAGS", format!("-C linker={}/bin/story-ld", c.dir().display()));
+    let c = c.env("RUSTFLAGS", format!("-C linker={}/bin/story-cc", c.dir().display()));
     linker("one");
     c.cargo("build").ok().missed(&["app bin"]);
     c.clean();
