@@ -29,12 +29,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// `None` when the user turned kache off.
-    pub fn open(inv: &Invocation) -> Result<Option<Backend>> {
-        let config = config(inv);
-        if config.disabled {
-            return Ok(None);
-        }
+    pub fn open(config: Config) -> Result<Backend> {
         let daemon = Client::connect_within(&config.cache_dir, SIGN_OF_LIFE);
         let backend = Backend { config, daemon: RefCell::new(daemon), store: OnceCell::new() };
         if backend.daemon.borrow().is_none() {
@@ -44,7 +39,7 @@ impl Backend {
                 start::spawn_if_absent(&backend.config);
             }
         }
-        Ok(Some(backend))
+        Ok(backend)
     }
 
     /// `spent`: how long this process has lived.
@@ -167,7 +162,8 @@ impl Backend {
 pub fn config(inv: &Invocation) -> Config {
     let env = |name: &str| -> Option<OsString> { inv.var(name).map(OsStr::to_owned) };
     Config::load(&env, &inv.cwd).unwrap_or_else(|error| {
-        crate::log::warn(inv, &format!("{error:#}; using defaults"));
-        Config::default_for(&env)
+        let config = Config::default_for(&env);
+        crate::log::warn(&config.cache_dir, &format!("{error:#}; using defaults"));
+        config
     })
 }

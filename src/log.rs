@@ -1,23 +1,17 @@
 //! kache's own log: where warnings of the wrapper go, since its standard streams belong to the compiler.
 
-use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kache_wrapper::cache::Invocation;
-
-use crate::config::Config;
-
 /// The log is moved aside when it has grown to so many bytes; one older one is kept.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A warning on behalf of a compiler's caller, to `kache.log` in the cache directory.
-pub fn warn(inv: &Invocation, message: &str) {
-    let env = |name: &str| inv.var(name).map(OsStr::to_owned);
-    append(&Config::default_for(&env).cache_dir.join("kache.log"), message);
+pub fn warn(cache_dir: &Path, message: &str) {
+    append(&cache_dir.join("kache.log"), message);
 }
 
 /// Appends one line. A log that cannot be written is not worth a word.

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
 
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 
 /// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
 pub fn is_wrapper_call(args: &[OsString]) -> bool {
@@ -34,15 +34,19 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
     }
     let active = std::env::var_os(compile::ACTIVE).is_some();
     let Some(inv) = invocation(&argv).filter(|_| !active) else { exec(&argv) };
-    let backend = match Backend::open(&inv) {
-        Ok(Some(backend)) => backend,
-        Ok(None) => exec(&argv),
+    let config = backend::config(&inv);
+    if config.disabled {
+        exec(&argv);
+    }
+    let cache_dir = config.cache_dir.clone();
+    let backend = match Backend::open(config) {
+        Ok(backend) => backend,
         Err(error) => {
-            crate::log::warn(&inv, &format!("{error:#}; compiling without the cache"));
+            crate::log::warn(&cache_dir, &format!("{error:#}; compiling without the cache"));
             exec(&argv)
         }
     };
-    Action { inv, backend, started }.run()
+    Action { inv, backend, cache_dir, started }.run()
 }
 
 fn invocation(argv: &[OsString]) -> Option<Invocation> {
@@ -63,6 +67,7 @@ fn exec(argv: &[OsString]) -> ! {
 struct Action {
     inv: Invocation,
     backend: Backend,
+    cache_dir: PathBuf,
     started: Instant,
 }
 
@@ -206,7 +211,7 @@ impl Action {
     }
 
     fn warn(&self, message: &str) {
-        crate::log::warn(&self.inv, message);
+        crate::log::warn(&self.cache_dir, message);
     }
 }
 
