@@ -181,14 +181,9 @@ impl Engine {
                 tracing::warn!(dir = %hosted.dir.display(), %error, "cannot unmount in order");
             }
         }
-        if let Err(error) = self.flush() {
+        if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "cannot write to the index");
         }
-    }
-
-    /// Writes what is pending.
-    pub fn flush(&self) -> crate::store::Result<()> {
-        self.store.flush()
     }
 
     fn blobs(&self) -> Arc<dyn kache_fs::Blobs> {
@@ -213,7 +208,7 @@ impl Engine {
             }
             self.seal_quiet(&hosted);
         }
-        if let Err(error) = self.flush() {
+        if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "cannot write to the index");
         }
     }
@@ -403,6 +398,10 @@ impl Cache for Engine {
 
     fn set_fact(&self, space: &'static str, key: &[u8; 32], value: &[u8]) -> cache::Result<()> {
         self.store.set_fact(space, key, value)
+    }
+
+    fn flush(&self) -> cache::Result<()> {
+        Ok(self.store.flush()?)
     }
 
     fn records(&self, invocation: &InvocationKey) -> cache::Result<Vec<Vec<u8>>> {

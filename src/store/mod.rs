@@ -164,6 +164,10 @@ impl Cache for Store {
         Ok(())
     }
 
+    fn flush(&self) -> cache::Result<()> {
+        Ok(Store::flush(self)?)
+    }
+
     fn records(&self, invocation: &InvocationKey) -> cache::Result<Vec<Vec<u8>>> {
         Ok(self.find_records(&invocation.0)?)
     }

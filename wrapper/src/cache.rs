@@ -218,6 +218,9 @@ pub trait Cache: Sync {
     fn fact(&self, space: &'static str, key: &[u8; 32]) -> Result<Option<Vec<u8>>>;
     fn set_fact(&self, space: &'static str, key: &[u8; 32], value: &[u8]) -> Result<()>;
 
+    /// Shows other processes what was set up to now.
+    fn flush(&self) -> Result<()>;
+
     /// Serialized input records of an invocation, most recently used first, at most a few dozen.
     fn records(&self, invocation: &InvocationKey) -> Result<Vec<Vec<u8>>>;
     fn entry(&self, key: &EntryKey) -> Result<Option<Entry>>;

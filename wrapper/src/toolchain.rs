@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Compile;
 use crate::cache::{Cache, Invocation, Result};
+use crate::claim;
 use crate::exec;
 use crate::hasher::Hasher;
 
@@ -149,7 +150,18 @@ fn examine(cache: &dyn Cache, about: &About, dirs: Vec<PathBuf>) -> Result<[u8; 
         }
     }
     let state = state.finish();
-    if let Some(known) = cache.fact("sysroot", &state)?.and_then(|v| v.try_into().ok()) {
+    let known = || -> Result<Option<[u8; 32]>> {
+        Ok(cache.fact("sysroot", &state)?.and_then(|v| v.try_into().ok()))
+    };
+    if let Some(known) = known()? {
+        return Ok(known);
+    }
+    // These are hundreds of megabytes: of all compilers that a build starts at once, one reads them.
+    let _claim = match claim::claim(&cache.locks_dir(), &state)? {
+        claim::Outcome::Owner(claim) => Some(claim),
+        claim::Outcome::Waited | claim::Outcome::Stuck => None,
+    };
+    if let Some(known) = known()? {
         return Ok(known);
     }
     let mut h = Hasher::new("sysroot");
@@ -160,6 +172,7 @@ fn examine(cache: &dyn Cache, about: &About, dirs: Vec<PathBuf>) -> Result<[u8; 
     }
     let hash = h.finish();
     cache.set_fact("sysroot", &state, &hash)?;
+    cache.flush()?;
     Ok(hash)
 }
 
