@@ -18,6 +18,9 @@ pub struct Checkout {
     env: Vec<(OsString, Option<OsString>)>,
 }
 
+/// More than file systems' clocks need to move.
+const TICK: std::time::Duration = std::time::Duration::from_millis(10);
+
 impl Checkout {
     pub(super) fn new(world: World, dir: PathBuf) -> Checkout {
         let name = dir.file_name().expect("a name").to_owned();
@@ -67,6 +70,9 @@ impl Checkout {
         let path = self.dir.join(path);
         let parent = path.parent().expect("a file in a directory");
         fs::create_dir_all(parent).expect("our own directory");
+        // cargo compares time stamps, and these move in ticks: an edit in the tick of a build's start is not seen by
+        // plain cargo either.
+        std::thread::sleep(TICK);
         fs::write(&path, text).expect("our own file");
         self.world.own(parent);
     }

@@ -107,7 +107,8 @@ fn begin(world: &World) -> Checkout {
 #[test]
 fn random_edits_make_what_a_plain_build_makes() {
     let edits: u64 = std::env::var("KACHE_TEST_EDITS").map_or(15, |n| n.parse().expect("a number"));
-    let mut dice = Dice::new(0x6b61_6368_6532);
+    let seed = std::env::var("KACHE_TEST_SEED").map_or(0x6b61_6368_6532, |n| n.parse().expect("a number"));
+    let mut dice = Dice::new(seed);
     let world = World::new();
     let base = begin(&world);
     let mut project = Project::new();
