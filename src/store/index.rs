@@ -104,41 +104,12 @@ impl Store {
     }
 
     pub(super) fn publish_entry(&self, publication: &Publication) -> Result<()> {
-        let entry = &publication.entry;
-        let key = &publication.key.0;
-        // An entry is plain data: encoding it does not fail.
-        let rest = postcard::to_stdvec(entry).unwrap_or_default();
-        let mut body = checksum(key, &rest).to_vec();
-        body.extend_from_slice(&rest);
-        let digest = *blake3::hash(&publication.record).as_bytes();
-        self.memory().entries.remove(key);
+        self.memory().entries.remove(&publication.key.0);
         let pending = std::mem::take(&mut *self.pending());
-        let now = now_s();
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             self.write(&tx, &pending)?;
-            if let Some(old) = entry_id(&tx, key)? {
-                forget_entry(&tx, old)?;
-            }
-            let record = record_id(&tx, &publication.invocation.0, &digest, &publication.record, now)?;
-            tx.prepare_cached(
-                "INSERT INTO entries (key, record, crate, kind, bytes, created, body) VALUES (?,?,?,?,?,?,?)",
-            )?
-            .execute(params![
-                key,
-                record,
-                entry.crate_name,
-                entry.kind,
-                entry.bytes() as i64,
-                now,
-                body
-            ])?;
-            let id = tx.last_insert_rowid();
-            tx.prepare_cached("INSERT INTO uses (entry, used, hits) VALUES (?, ?, 0)")?.execute((id, now))?;
-            for output in &entry.outputs {
-                tx.prepare_cached("INSERT OR IGNORE INTO entry_blobs (hash, entry) VALUES (?, ?)")?
-                    .execute((output.blob, id))?;
-            }
+            insert_entry(&tx, publication, now_s())?;
             tx.commit()
         })
     }
@@ -273,6 +244,32 @@ impl Store {
             )
         })
     }
+}
+
+/// Puts an entry in place of one with the same key. `now`: when it was used last.
+pub(super) fn insert_entry(tx: &Transaction, publication: &Publication, now: i64) -> rusqlite::Result<()> {
+    let entry = &publication.entry;
+    let key = &publication.key.0;
+    // An entry is plain data: encoding it does not fail.
+    let rest = postcard::to_stdvec(entry).unwrap_or_default();
+    let mut body = checksum(key, &rest).to_vec();
+    body.extend_from_slice(&rest);
+    let digest = *blake3::hash(&publication.record).as_bytes();
+    if let Some(old) = entry_id(tx, key)? {
+        forget_entry(tx, old)?;
+    }
+    let record = record_id(tx, &publication.invocation.0, &digest, &publication.record, now)?;
+    tx.prepare_cached(
+        "INSERT INTO entries (key, record, crate, kind, bytes, created, body) VALUES (?,?,?,?,?,?,?)",
+    )?
+    .execute(params![key, record, entry.crate_name, entry.kind, entry.bytes() as i64, now, body])?;
+    let id = tx.last_insert_rowid();
+    tx.prepare_cached("INSERT INTO uses (entry, used, hits) VALUES (?, ?, 0)")?.execute((id, now))?;
+    for output in &entry.outputs {
+        tx.prepare_cached("INSERT OR IGNORE INTO entry_blobs (hash, entry) VALUES (?, ?)")?
+            .execute((output.blob, id))?;
+    }
+    Ok(())
 }
 
 fn insert_pins(conn: &Connection, owner: &str, hashes: &[Hash]) -> rusqlite::Result<()> {

@@ -12,6 +12,8 @@ mod index;
 mod lock;
 mod memory;
 mod pending;
+#[cfg(test)]
+mod scale;
 mod scan;
 pub mod sys;
 #[cfg(test)]

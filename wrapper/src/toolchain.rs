@@ -150,9 +150,8 @@ fn examine(cache: &dyn Cache, about: &About, dirs: Vec<PathBuf>) -> Result<[u8; 
         }
     }
     let state = state.finish();
-    let known = || -> Result<Option<[u8; 32]>> {
-        Ok(cache.fact("sysroot", &state)?.and_then(|v| v.try_into().ok()))
-    };
+    let known =
+        || -> Result<Option<[u8; 32]>> { Ok(cache.fact("sysroot", &state)?.and_then(|v| v.try_into().ok())) };
     if let Some(known) = known()? {
         return Ok(known);
     }
