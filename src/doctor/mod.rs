@@ -53,7 +53,9 @@ impl Check {
 
 pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     let mut checks = cargo::examine(config);
+    // Mounts first: what is fixed there decides how the store reaches the target.
+    let mounts = mounts::examine(config, options);
     checks.extend(store::examine(config, options));
-    checks.extend(mounts::examine(config, options));
+    checks.extend(mounts);
     checks
 }

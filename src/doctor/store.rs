@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kache_fs::{MountState, mount_state};
 
 use super::{Check, Options};
 use crate::cli::format;
@@ -64,6 +67,11 @@ fn way(cache: &Path, target: &Path) -> Check {
     let Some(place) = target.ancestors().chain([Path::new(".")]).find(|d| d.is_dir()) else {
         return Check::warn(NAME, format!("{} is nowhere", target.display()), "run it inside a project");
     };
+    match mount_state(place, Duration::from_secs(2)) {
+        MountState::None => {}
+        MountState::Live => return Check::ok(NAME, "as views: nothing is copied, whatever the file systems"),
+        _ => return Check::warn(NAME, format!("{} is a dead mount", place.display()), "see below"),
+    }
     let result = (|| -> std::io::Result<&str> {
         let mut from = tempfile::NamedTempFile::new_in(cache.join("store/tmp"))?;
         std::io::Write::write_all(&mut from, &[7; 8192])?;

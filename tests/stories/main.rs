@@ -17,6 +17,14 @@ mod everywhere {
     mod warm;
 }
 
+/// Mounts themselves, by root and by a plain user.
+mod mounts {
+    mod clean;
+    mod crash;
+    mod life;
+    mod space;
+}
+
 /// Has nothing to do with mounts.
 mod unmounted {
     mod disks;

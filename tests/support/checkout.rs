@@ -153,7 +153,8 @@ impl Checkout {
     pub fn kache_prints(&self, words: &str) -> String {
         let args: Vec<&str> = words.split_whitespace().collect();
         let output = self.kache(&args);
-        assert!(output.status.success(), "kache {words}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "kache {words}: {}{}", said(&output.stdout), said(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -196,6 +197,11 @@ impl Checkout {
             found.split(|&b| b == 0).filter(|p| !p.is_empty()).map(|p| OsStr::from_bytes(p).into()).collect();
         paths.sort();
         paths
+    }
+
+    /// `rm -rf target` of a target that is not mounted.
+    pub fn clean_plainly(&self) {
+        self.sh("rm -rf target");
     }
 
     /// `rm -rf target`, as far as the mount point itself can go.

@@ -13,4 +13,17 @@ pub mod world;
 
 pub use checkout::Checkout;
 pub use run::Run;
-pub use world::World;
+pub use world::{Who, World};
+
+/// Tells each story twice: with mounts of root, and with mounts of a plain user.
+macro_rules! by_root_and_user {
+    ($($story:ident),* $(,)?) => {
+        mod by_root {
+            $(#[test] fn $story() { super::$story(crate::support::World::mounted_by(crate::support::Who::Root)) })*
+        }
+        mod by_user {
+            $(#[test] fn $story() { super::$story(crate::support::World::mounted_by(crate::support::Who::User)) })*
+        }
+    };
+}
+pub(crate) use by_root_and_user;

@@ -19,6 +19,13 @@ pub enum Mode {
     MountedUser,
 }
 
+/// Who mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Root,
+    User,
+}
+
 impl Mode {
     fn from_env() -> Mode {
         match std::env::var("KACHE_TEST_MODE").as_deref() {
@@ -53,6 +60,11 @@ impl World {
     /// Without mounts and daemon, whatever the mode: for what has nothing to do with them.
     pub fn plain() -> World {
         World::with(Mode::Plain, false)
+    }
+
+    /// With mounts and a daemon, whatever the mode.
+    pub fn mounted_by(who: Who) -> World {
+        World::with(Mode::Mounted, who == Who::User)
     }
 
     /// The same as a user who cannot write everywhere.
@@ -182,6 +194,13 @@ impl World {
         fs::write(self.shim(), script).expect("our own directory");
         fs::set_permissions(self.shim(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         fs::write(&log, "").expect("our own directory");
+    }
+
+    /// Process of the daemon.
+    pub fn daemon(&self) -> i32 {
+        let status = self.kache("daemon status --json").stdout;
+        let status: serde_json::Value = serde_json::from_slice(&status).expect("a status");
+        status["pid"].as_i64().expect("a daemon") as i32
     }
 
     /// `kache …` outside of any checkout.

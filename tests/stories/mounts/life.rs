@@ -1,0 +1,151 @@
+//! From `kache mount` to `kache umount`.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Checkout, World, by_root_and_user};
+
+by_root_and_user!(
+    a_target_is_mounted_built_in_and_unmounted,
+    what_is_there_stays,
+    views_can_be_dropped,
+    a_mount_on_a_mount_is_one,
+    sigterm_leaves_real_directories,
+    a_new_program_takes_over,
+    a_daemon_without_work_ends,
+    a_daemon_that_hangs_is_passed_by,
+);
+
+const EXPECTED: &str = "base hello, world\n";
+
+fn runs(c: &Checkout) {
+    assert!(c.prints("target/debug/app").starts_with(EXPECTED));
+}
+
+fn mount_of(c: &Checkout) -> serde_json::Value {
+    let all = c.kache_json("mounts --json");
+    let here = c.dir().join("target");
+    let found = all.as_array().unwrap().iter().find(|m| m["dir"] == here.to_str().unwrap());
+    found.cloned().unwrap_or_else(|| panic!("{} is not among {all}", here.display()))
+}
+
+fn a_target_is_mounted_built_in_and_unmounted(world: World) {
+    let first = world.checkout("first", "workspace");
+    first.cargo("build").ok();
+    let c = world.checkout("second", "workspace");
+    c.cargo("build").ok().all_hit();
+    let mount = mount_of(&c);
+    assert!(mount["views"].as_u64().unwrap() > 5 && mount["alive"] == true, "{mount}");
+    assert!(mount["own_bytes"].as_u64().unwrap() < mount["shown_bytes"].as_u64().unwrap() / 4, "{mount}");
+    let library = &c.find("libbase-*.rlib")[0];
+    let shown = c.sh(&format!("getfattr --only-values -n user.kache.blob '{}'", library.display()));
+    let blob = world.cache().join("store/blobs").join(&shown[..2]).join(&shown);
+    assert_eq!(c.bytes(library), c.bytes(&blob));
+
+    c.kache_prints("umount");
+    assert!(c.kache_json("mounts --json").as_array().unwrap().len() == 1, "the first one stays");
+    runs(&c);
+    c.cargo("build").ok().fresh();
+    // A tool that edits what it finds does not reach the store.
+    c.sh("chmod u+w target/debug/app && printf more >> target/debug/app");
+    c.kache_prints("doctor --verify");
+}
+
+fn what_is_there_stays(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.kache_prints("umount");
+    c.cargo("build").ok();
+    c.kache_prints("mount");
+    c.cargo("build").ok().fresh();
+    runs(&c);
+    c.kache_prints("umount");
+    c.cargo("build").ok().fresh();
+    runs(&c);
+}
+
+fn views_can_be_dropped(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.cargo("build").ok();
+    c.kache_prints("umount --discard");
+    assert_eq!(c.find("lib*.rlib"), Vec::<std::path::PathBuf>::new());
+    c.cargo("build").ok().all_hit();
+    runs(&c);
+}
+
+fn a_mount_on_a_mount_is_one(world: World) {
+    let c = world.checkout("project", "workspace");
+    assert!(c.kache_prints("mount").contains("already"));
+    assert!(c.kache_prints("mount target").contains("already"));
+    assert_eq!(c.kache_json("mounts --json").as_array().unwrap().len(), 1);
+    let other = c.kache(&["umount", "somewhere/else"]);
+    assert!(!other.status.success() && String::from_utf8_lossy(&other.stderr).contains("not mounted"));
+}
+
+fn sigterm_leaves_real_directories(world: World) {
+    let checkouts = ["first", "second"].map(|name| world.checkout(name, "workspace"));
+    checkouts.iter().for_each(|c| drop(c.cargo("build").ok()));
+    kill(Pid::from_raw(world.daemon()), Signal::SIGTERM).unwrap();
+    let began = Instant::now();
+    while world.kache("daemon status").status.success() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the daemon does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for c in &checkouts {
+        assert!(crate::support::namespace::mounts_below(c.dir()).is_empty());
+        let c = c.env("KACHE_DAEMON_IDLE_TIMEOUT", "0");
+        c.cargo("build").ok().fresh();
+        runs(&c);
+    }
+}
+
+fn a_new_program_takes_over(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.cargo("build").ok();
+    let old = world.daemon();
+    // As an upgrade does it: another program under the same name.
+    let installed = world.root().join("bin/kache");
+    c.sh("mkdir -p ../bin && cp \"$RUSTC_WRAPPER\" ../bin/kache");
+    let kache = |args: &str| {
+        let output = c.command(&installed).args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    kache("daemon restart");
+    let before = world.daemon();
+    assert_ne!(before, old);
+    c.sh("cp ../bin/kache ../bin/new && mv ../bin/new ../bin/kache");
+    kache("mount");
+    assert_ne!(world.daemon(), before, "the old program still serves");
+    c.cargo("build").ok().fresh();
+    runs(&c);
+}
+
+fn a_daemon_without_work_ends(world: World) {
+    let c = world.checkout("project", "workspace").env("KACHE_DAEMON_IDLE_TIMEOUT", "1s");
+    c.kache_prints("daemon stop");
+    c.kache_prints("daemon start");
+    let began = Instant::now();
+    while c.kache(&["daemon", "status"]).status.success() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
+        // Asking is work, too.
+        std::thread::sleep(Duration::from_millis(2500));
+    }
+    c.kache_prints("mount");
+    std::thread::sleep(Duration::from_millis(2500));
+    c.cargo("build").ok();
+    assert!(c.kache(&["daemon", "status"]).status.success(), "it has a mount to serve");
+}
+
+fn a_daemon_that_hangs_is_passed_by(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.kache_prints("umount");
+    c.cargo("build").ok();
+    let daemon = Pid::from_raw(world.daemon());
+    c.clean_plainly();
+    kill(daemon, Signal::SIGSTOP).unwrap();
+    let output = c.cargo_output(["build"]);
+    kill(daemon, Signal::SIGCONT).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    runs(&c);
+}
