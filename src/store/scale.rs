@@ -88,7 +88,7 @@ fn scale() {
         random ^= random << 17;
         random % ENTRIES
     };
-    percentiles("open", (0..50).map(|_| timed(&open)).collect());
+    percentiles("open", (0..50).map(|_| timed(open)).collect());
     percentiles("open and look one entry up", (0..200).map(|_| timed(|| lookup(&open(), next()))).collect());
     let store = open();
     percentiles("look up, warm", (0..20_000).map(|_| lookup(&store, next())).collect());
