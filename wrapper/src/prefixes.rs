@@ -33,6 +33,10 @@ pub const TARGET: char = 'T';
 /// Directory the compiler runs in: the workspace, or a package outside of it.
 pub const WORKSPACE: char = 'W';
 pub const CARGO_HOME: char = 'C';
+/// The package of a build script.
+pub const PACKAGE: char = 'P';
+/// The profile directory where a build script's program lies, when its results go elsewhere (cross compilation).
+pub const HOST: char = 'H';
 /// Library sources that come with the toolchain.
 pub const RUST_SRC: char = 'R';
 
@@ -43,6 +47,10 @@ impl Prefixes {
         }
         self.0.push(Prefix { token, path: path.to_owned(), shown_as: shown_as.into() });
         self.0.sort_by_key(|p| p.path.as_os_str().len());
+    }
+
+    pub fn remove(&mut self, token: char) {
+        self.0.retain(|p| p.token != token);
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Prefix> {
