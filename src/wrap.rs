@@ -13,8 +13,10 @@ use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
+use kache_wrapper::script;
 
 use crate::backend::{self, Backend};
+use crate::launcher;
 
 /// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
 pub fn is_wrapper_call(args: &[OsString]) -> bool {
@@ -49,7 +51,7 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
     Action { inv, backend, cache_dir, started }.run()
 }
 
-fn invocation(argv: &[OsString]) -> Option<Invocation> {
+pub fn invocation(argv: &[OsString]) -> Option<Invocation> {
     Some(Invocation {
         argv: argv.to_vec(),
         cwd: std::env::current_dir().ok()?,
@@ -85,6 +87,14 @@ impl Action {
     }
 
     fn hit(&self, hit: Hit) -> ! {
+        if let Some(program) = &hit.launcher
+            && let Err(error) = launcher::write(program)
+        {
+            self.warn(&format!("cannot write {}: {error}", program.display()));
+            if launcher::replace_by_program(program).is_err() {
+                self.pass("a build script cannot be put in place");
+            }
+        }
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
         compile::print(libc::STDERR_FILENO, &hit.stderr);
         self.backend.note_hit(&hit, &self.inv, self.started.elapsed());
@@ -131,6 +141,7 @@ impl Action {
         drop(argfile);
         if ran.success() {
             self.store(&plan, &ran);
+            self.install_launcher(&plan);
         } else {
             let event = self.entry_event(
                 Outcome::Failed,
@@ -171,6 +182,16 @@ impl Action {
             }
         }
         (plan, None)
+    }
+
+    /// From now on cargo asks kache to run this build script.
+    fn install_launcher(&self, plan: &Plan) {
+        if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
+            let program = script::program(&plan.compile);
+            if let Err(error) = launcher::install(&program) {
+                self.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
+            }
+        }
     }
 
     fn store(&self, plan: &Plan, ran: &Ran) {
