@@ -127,7 +127,7 @@ pub fn named_programs(inv: &Invocation) -> impl Iterator<Item = &OsStr> {
     let names_one = |name: &OsStr| name.to_str().is_some_and(|n| PROGRAMS.iter().any(|p| is_spelling(n, p)));
     inv.env
         .iter()
-        .filter(move |(name, _)| names_one(name))
+        .filter(move |(name, _)| names_one(name) && !is_ambient(name))
         .flat_map(|(_, value)| value.as_bytes().split(|&b| b == b' ').map(OsStr::from_bytes))
         .filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-"))
 }
