@@ -77,9 +77,9 @@ impl Habits {
         }
         Habits {
             programs,
-            system: SYSTEM_WORDS.iter().any(|w| has(w)),
+            system: SYSTEM_WORDS.iter().any(&has),
             pkg_config: has(&"pkg-config"),
-            git: GIT_WORDS.iter().any(|w| has(w)),
+            git: GIT_WORDS.iter().any(has),
         }
     }
 }
