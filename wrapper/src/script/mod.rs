@@ -33,7 +33,7 @@ use crate::compile::Ran;
 use crate::finish::Finished;
 use crate::hasher::Hasher;
 use crate::lookup::Hit;
-use crate::prefixes::{CARGO_HOME, HOST, MARK, PACKAGE, Prefixes, TARGET, WORKSPACE};
+use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, Prefixes, SYSROOT, TARGET, WORKSPACE};
 use crate::record::{self, Input, InputRecord};
 use crate::{key, toolchain};
 
@@ -56,6 +56,8 @@ pub struct Script {
     pub prefixes: Prefixes,
     /// A published version: its files do not change under this path.
     immutable: bool,
+    /// Identity of the compiler that cargo names.
+    toolchain: [u8; 32],
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -203,13 +205,24 @@ impl Script {
             prefixes.add(CARGO_HOME, home, "");
         }
         prefixes.add(PACKAGE, &package, "");
-        if !in_home
-            && let Some(root) = workspace(cache, &package)?
-            && root != package
-        {
-            prefixes.add(WORKSPACE, &root, "");
+        if !in_home {
+            let root = workspace(cache, &package)?.unwrap_or_else(|| package.clone());
+            if let Some(around) = root.parent() {
+                prefixes.add(AROUND, around, "");
+            }
+            if root != package {
+                prefixes.add(WORKSPACE, &root, "");
+            }
         }
-        Ok(Some(Script { program, name: name(inv), package, out_dir, prefixes, immutable }))
+        if let Some(home) = inv.var("HOME").map(Path::new).filter(|h| prefixes.iter().all(|p| p.path != **h))
+        {
+            prefixes.add(HOME, home, "");
+        }
+        let rustc = inv.var("RUSTC").unwrap_or(OsStr::new("rustc")).to_owned();
+        let toolchain = toolchain::of(cache, inv, &[rustc], None, inv.var("TARGET"))?;
+        prefixes.add(SYSROOT, &toolchain.about.sysroot, "");
+        let toolchain = toolchain.identity;
+        Ok(Some(Script { program, name: name(inv), package, out_dir, prefixes, immutable, toolchain }))
     }
 
     fn add_to_key(
@@ -224,22 +237,21 @@ impl Script {
         h.field("recipe", key::RECIPE.as_bytes()).field("script recipe", RECIPE.as_bytes());
         h.field("salt", settings.key_salt.as_bytes());
         h.field("script", program);
-        let rustc = inv.var("RUSTC").unwrap_or(OsStr::new("rustc")).to_owned();
-        let toolchain = toolchain::of(cache, inv, &[rustc], None, inv.var("TARGET"))?;
-        h.field("toolchain", &toolchain.identity);
-        for prefix in self.prefixes.by_token() {
+        h.field("toolchain", &self.toolchain);
+        let prefixes = self.prefixes.known();
+        for prefix in prefixes.by_token() {
             h.field("token", &[prefix.token as u8]);
             if !settings.path_remap {
                 h.field("path", prefix.path.as_os_str().as_bytes());
             }
         }
-        h.field("cwd", &self.prefixes.normal(inv.cwd.as_os_str()));
+        h.field("cwd", &prefixes.normal(inv.cwd.as_os_str()));
         self.add_places(h);
-        environment::add_to_key(h, cache, inv, &self.program, program, &self.prefixes)?;
+        environment::add_to_key(h, cache, inv, &self.program, program, &prefixes)?;
         for name in &settings.key_env_vars {
             h.field("key-env", name.as_bytes());
             match inv.var(name) {
-                Some(value) => h.field("value", &self.prefixes.normal(value)),
+                Some(value) => h.field("value", &prefixes.normal(value)),
                 None => h.field("unset", b""),
             };
         }
@@ -249,7 +261,7 @@ impl Script {
 
     /// Where package, target and output lie to each other, so that relative paths mean the same.
     fn add_places(&self, h: &mut Hasher) {
-        let mut outer = self.prefixes.clone();
+        let mut outer = self.prefixes.known();
         outer.remove(PACKAGE);
         let inside = |h: &mut Hasher, tag: &str, path: &Path, prefixes: &Prefixes| {
             let template = prefixes.template_path(path);
@@ -330,7 +342,8 @@ impl Script {
             let template = self.prefixes.template_path(&path);
             // A path that no token stands for means this very file, also for another checkout. Then the result is
             // for this checkout only, unless it is a file of the system.
-            foreign |= !template.contains(&MARK) && !is_of_the_system(&path);
+            let known = template.first() == Some(&MARK) && !matches!(template[1] as char, HOME | AROUND);
+            foreign |= !known && !is_of_the_system(&path);
             inputs.push(match cache.stat(&path)? {
                 None => Input::Absent(template),
                 Some(id) if id.is_dir => Input::Tree(template, Which::All),
@@ -389,6 +402,9 @@ pub fn finish(
         if environment::hides_paths(inv) || !prefix.path.as_os_str().as_bytes().iter().all(plain) {
             stored.bound.insert(prefix.token);
         }
+    }
+    if stored.bound.contains(&HOME) || stored.bound.contains(&AROUND) {
+        stored.bound.insert(PACKAGE);
     }
     stored.bound.iter().for_each(|token| record.bind(*token));
     let invocation = plan.invocation;

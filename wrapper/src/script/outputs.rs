@@ -11,7 +11,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Content, Dest, Entry, Node, Output, Placement, Result, Sharing, TextOutput};
-use crate::prefixes::{MARK, Prefixes};
+use crate::prefixes::{self, MARK, Prefixes};
 
 /// Something in `OUT_DIR`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +183,9 @@ pub fn store(cache: &dyn Cache, out_dir: &Path, found: &[Found], prefixes: &Pref
 pub fn template(text: &[u8], prefixes: &Prefixes, bound: &mut BTreeSet<char>) -> Vec<u8> {
     let template = prefixes.template(text);
     for prefix in prefixes.iter() {
-        if memmem::find(&template, prefix.path.as_os_str().as_bytes()).is_some() {
+        if memmem::find(&template, prefix.path.as_os_str().as_bytes()).is_some()
+            || prefix.is_vague() && memmem::find(&template, &prefixes::token(prefix.token)).is_some()
+        {
             bound.insert(prefix.token);
         }
     }
