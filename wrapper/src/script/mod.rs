@@ -282,6 +282,7 @@ impl Script {
     /// What scripts of dependencies left, when their metadata names a path: cargo would run this one again after them.
     fn add_dependencies(&self, h: &mut Hasher, cache: &dyn Cache, inv: &Invocation) -> Result<()> {
         let Some(target) = self.prefixes.get(TARGET) else { return Ok(()) };
+        let prefixes = self.prefixes.known();
         let build = target.join("build");
         let paths: BTreeSet<&Path> = inv
             .env
@@ -296,7 +297,7 @@ impl Script {
                 continue;
             }
             h.field("library", &self.prefixes.template_path(path));
-            match tree::state(cache, path, Which::All, &Prefixes::default())? {
+            match tree::normal_state(cache, path, &prefixes)? {
                 Some(state) => h.field("content", &state.hash),
                 None => h.field("content", &cache.hash_file(path)?.unwrap_or_default()),
             };

@@ -32,14 +32,34 @@ pub struct State {
 
 /// A script that depends on more files is not cached.
 const MAX_FILES: usize = 50_000;
+/// Larger files are not searched for paths. Bytes.
+const SMALL: u64 = 64 << 10;
 
 /// `None` when there is no such directory.
 pub fn state(cache: &dyn Cache, root: &Path, which: Which, prefixes: &Prefixes) -> Result<Option<State>> {
+    let skip = prefixes.get(TARGET).into_iter().flat_map(|t| [Some(t), t.parent()]).flatten().collect();
+    walk(cache, root, which, skip, None)
+}
+
+/// Everything in a directory that another build script filled, with paths of this machine in small texts taken for
+/// what they mean.
+pub fn normal_state(cache: &dyn Cache, root: &Path, prefixes: &Prefixes) -> Result<Option<State>> {
+    walk(cache, root, Which::All, Vec::new(), Some(prefixes))
+}
+
+fn walk(
+    cache: &dyn Cache,
+    root: &Path,
+    which: Which,
+    skip: Vec<&Path>,
+    normal: Option<&Prefixes>,
+) -> Result<Option<State>> {
     let Some(id) = cache.stat(root)?.filter(|id| id.is_dir) else { return Ok(None) };
     let mut walk = Walk {
         cache,
         which,
-        skip: prefixes.get(TARGET).into_iter().flat_map(|t| [Some(t), t.parent()]).flatten().collect(),
+        skip,
+        normal,
         above: vec![(id.dev, id.ino)],
         files: 0,
         newest_ns: 0,
@@ -53,6 +73,7 @@ struct Walk<'a> {
     cache: &'a dyn Cache,
     which: Which,
     skip: Vec<&'a Path>,
+    normal: Option<&'a Prefixes>,
     /// Directories on the way here, against links that lead in circles.
     above: Vec<(u64, u64)>,
     files: usize,
@@ -107,7 +128,10 @@ impl Walk<'_> {
         self.newest_ns = self.newest_ns.max(id.mtime_ns).max(id.ctime_ns);
         self.h.field("file", inner.as_os_str().as_bytes()).field("executable", &[u8::from(id.executable)]);
         // What cannot be read (a socket, somebody else's file) counts by its name.
-        let content = self.cache.hash_file(path).ok().flatten().unwrap_or_default();
+        let mut content = self.cache.hash_file(path).ok().flatten().unwrap_or_default();
+        if let Some(prefixes) = self.normal.filter(|_| id.size <= SMALL) {
+            content = normal_hash(self.cache, path, content, prefixes)?;
+        }
         self.h.field("content", &content);
         Ok(())
     }
@@ -122,6 +146,26 @@ impl Walk<'_> {
         self.which == Which::All
             || !matches!(name.as_bytes(), b".git" | b".hg" | b".jj" | b".svn" | b".pijul" | b"node_modules")
     }
+}
+
+/// Hash of a text's template. Kept as a fact of its content and the paths.
+fn normal_hash(cache: &dyn Cache, path: &Path, content: [u8; 32], prefixes: &Prefixes) -> Result<[u8; 32]> {
+    let mut h = Hasher::new("normal");
+    h.field("content", &content);
+    for prefix in prefixes.by_token() {
+        h.field("token", &[prefix.token as u8]).field("path", prefix.path.as_os_str().as_bytes());
+    }
+    let key = h.finish();
+    if let Some(known) = cache.fact("normal", &key)?.and_then(|v| v.try_into().ok()) {
+        return Ok(known);
+    }
+    let bytes = cache.read(path)?.unwrap_or_default();
+    let hash = match std::str::from_utf8(&bytes) {
+        Ok(_) => *blake3::hash(&prefixes.template(&bytes)).as_bytes(),
+        Err(_) => content,
+    };
+    cache.set_fact("normal", &key, &hash)?;
+    Ok(hash)
 }
 
 fn is_for_rust_or_people(path: &Path) -> bool {
@@ -179,6 +223,22 @@ mod tests {
         assert_eq!(hash(dir.path(), Which::All), first);
         std::os::unix::fs::symlink(dir.path(), dir.path().join("a/circle")).unwrap();
         hash(dir.path(), Which::All);
+    }
+
+    #[test]
+    fn paths_in_texts_count_as_what_they_mean() {
+        let hash = || {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!("prefix={}/out\n", dir.path().display());
+            std::fs::write(dir.path().join("z.pc"), text).unwrap();
+            let mut prefixes = Prefixes::default();
+            prefixes.add(TARGET, dir.path(), "");
+            let plain = state(&Disk, dir.path(), Which::All, &Prefixes::default()).unwrap().unwrap();
+            (normal_state(&Disk, dir.path(), &prefixes).unwrap().unwrap().hash, plain.hash)
+        };
+        let (first, second) = (hash(), hash());
+        assert_eq!(first.0, second.0);
+        assert_ne!(first.1, second.1);
     }
 
     #[test]
