@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kache_wrapper::cache::{self, Cache, Event, Invocation};
+use kache_wrapper::cache::{self, Cache, Event, Invocation, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Hit, Lookup, Plan};
+use kache_wrapper::script::outputs::Found;
+use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
 
 use crate::config::Config;
 use crate::daemon::client::{Client, SIGN_OF_LIFE};
@@ -75,6 +77,48 @@ impl Backend {
             Some(Response::Failed(why)) => Err(why.into()),
             _ => finish::finish(self.store()?, inv, plan, ran),
         }
+    }
+
+    pub fn script_lookup(&self, inv: &Invocation) -> cache::Result<ScriptLookup> {
+        let request = || Body::ScriptLookup { inv: inv.clone(), settings: self.settings().clone() };
+        match self.ask(request, LOOKUP_PATIENCE) {
+            Some(Response::ScriptLookup(found)) => Ok(found),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => script::lookup(self.store()?, inv, self.settings()),
+        }
+    }
+
+    pub fn script_finish(
+        &self,
+        inv: &Invocation,
+        plan: &ScriptPlan,
+        ran: &Ran,
+        found: &[Found],
+        left: bool,
+    ) -> cache::Result<Finished> {
+        let request = || Body::ScriptFinish {
+            inv: inv.clone(),
+            plan: Box::new(plan.clone()),
+            ran: ran.clone(),
+            found: found.to_vec(),
+            left,
+        };
+        match self.ask(request, FINISH_PATIENCE) {
+            Some(Response::Finished(finished)) => Ok(finished),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => script::finish(self.store()?, inv, plan, ran, found, left),
+        }
+    }
+
+    pub fn script_has_news(&self, plan: &ScriptPlan) -> bool {
+        match self.ask(|| Body::ScriptHasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
+            Some(Response::News(news)) => news,
+            _ => self.store().is_ok_and(|store| script::has_news(store, plan).unwrap_or(false)),
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.config.settings
     }
 
     /// Was something published for this invocation since the plan was made?

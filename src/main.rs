@@ -1,12 +1,14 @@
-//! Decides the role from argv: compiler wrapper, or command line.
+//! Decides the role from argv: compiler wrapper, build script, or command line.
 
 mod backend;
 mod cli;
 mod config;
 mod daemon;
 mod doctor;
+mod launcher;
 mod log;
 mod restore;
+mod script;
 mod store;
 mod wrap;
 
@@ -17,6 +19,9 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if wrap::is_wrapper_call(&args) {
         wrap::run(args);
+    }
+    if args.first().is_some_and(|a| a == launcher::ROLE) {
+        script::run(args[1..].to_vec());
     }
     cli::run()
 }

@@ -13,8 +13,10 @@ use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
+use kache_wrapper::script;
 
 use crate::backend::{self, Backend};
+use crate::launcher;
 
 /// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
 pub fn is_wrapper_call(args: &[OsString]) -> bool {
@@ -22,7 +24,20 @@ pub fn is_wrapper_call(args: &[OsString]) -> bool {
     let named_like = |names: &[&str]| {
         Path::new(first).file_stem().and_then(OsStr::to_str).is_some_and(|s| names.contains(&s))
     };
-    first.as_encoded_bytes().contains(&b'/') || named_like(&["rustc", "clippy-driver"])
+    first.as_encoded_bytes().contains(&b'/')
+        || named_like(&["rustc", "clippy-driver"])
+        || is_c_compiler(first)
+}
+
+/// The `cc` crate runs C compilers through a RUSTC_WRAPPER that is called kache, by their bare names.
+fn is_c_compiler(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".exe").unwrap_or(&name);
+    // As in `x86_64-linux-gnu-gcc-14`.
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end_matches('-');
+    ["cc", "c++", "g++", "clang", "clang++", "clang-cl", "cl", "em++", "icx", "icpx"]
+        .iter()
+        .any(|c| name.ends_with(c))
 }
 
 /// Runs as compiler wrapper. `argv` is everything behind the program's own name.
@@ -35,7 +50,7 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
     let active = std::env::var_os(compile::ACTIVE).is_some();
     let Some(inv) = invocation(&argv).filter(|_| !active) else { exec(&argv) };
     let config = backend::config(&inv);
-    if config.disabled {
+    if config.disabled || is_c_compiler(&argv[0]) && config.fallback.is_none() {
         exec(&argv);
     }
     let cache_dir = config.cache_dir.clone();
@@ -49,7 +64,7 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
     Action { inv, backend, cache_dir, started }.run()
 }
 
-fn invocation(argv: &[OsString]) -> Option<Invocation> {
+pub fn invocation(argv: &[OsString]) -> Option<Invocation> {
     Some(Invocation {
         argv: argv.to_vec(),
         cwd: std::env::current_dir().ok()?,
@@ -85,6 +100,14 @@ impl Action {
     }
 
     fn hit(&self, hit: Hit) -> ! {
+        if let Some(program) = &hit.launcher
+            && let Err(error) = launcher::write(program)
+        {
+            self.warn(&format!("cannot write {}: {error}", program.display()));
+            if launcher::replace_by_program(program).is_err() {
+                self.pass("a build script cannot be put in place");
+            }
+        }
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
         compile::print(libc::STDERR_FILENO, &hit.stderr);
         self.backend.note_hit(&hit, &self.inv, self.started.elapsed());
@@ -131,6 +154,7 @@ impl Action {
         drop(argfile);
         if ran.success() {
             self.store(&plan, &ran);
+            self.install_launcher(&plan);
         } else {
             let event = self.entry_event(
                 Outcome::Failed,
@@ -171,6 +195,16 @@ impl Action {
             }
         }
         (plan, None)
+    }
+
+    /// From now on cargo asks kache to run this build script.
+    fn install_launcher(&self, plan: &Plan) {
+        if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
+            let program = script::program(&plan.compile);
+            if let Err(error) = launcher::install(&program) {
+                self.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
+            }
+        }
     }
 
     fn store(&self, plan: &Plan, ran: &Ran) {
@@ -254,6 +288,31 @@ fn unlink_shared_outputs(plan: &Plan) {
             && (meta.nlink() > 1 || meta.mode() & 0o200 == 0)
         {
             let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compilers_are_told_from_commands() {
+        let is = |first: &str| is_wrapper_call(&[OsString::from(first)]);
+        for compiler in [
+            "rustc",
+            "/t/bin/rustc",
+            "cc",
+            "c++",
+            "x86_64-linux-gnu-gcc-14",
+            "clang++-18.1",
+            "musl-gcc",
+            "./x",
+        ] {
+            assert!(is(compiler), "{compiler}");
+        }
+        for command in ["gc", "stats", "mount", "clean", "doctor", "--version", "init", "config"] {
+            assert!(!is(command), "{command}");
         }
     }
 }

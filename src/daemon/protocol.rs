@@ -10,11 +10,13 @@ use kache_wrapper::cache::{Event, Invocation, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::Finished;
 use kache_wrapper::lookup::{Lookup, Plan};
+use kache_wrapper::script::outputs::Found;
+use kache_wrapper::script::{ScriptLookup, ScriptPlan};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 1");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 2");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -45,6 +47,18 @@ pub enum Body {
         inv: Invocation,
         plan: Box<Plan>,
         ran: Ran,
+    },
+    ScriptLookup {
+        inv: Invocation,
+        settings: Settings,
+    },
+    ScriptHasNews(Box<ScriptPlan>),
+    ScriptFinish {
+        inv: Invocation,
+        plan: Box<ScriptPlan>,
+        ran: Ran,
+        found: Vec<Found>,
+        left: bool,
     },
     /// Has no answer.
     Event(Event),
@@ -77,6 +91,7 @@ pub enum Body {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Response {
     Lookup(Lookup),
+    ScriptLookup(ScriptLookup),
     News(bool),
     Finished(Finished),
     Mounted {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Outcome};
 use kache_wrapper::lookup::Lookup;
-use kache_wrapper::{finish, lookup};
+use kache_wrapper::{finish, lookup, script};
 
 use super::engine::Engine;
 use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
@@ -166,6 +166,17 @@ impl Server {
                 Ok(finished) => Response::Finished(finished),
                 Err(error) => Response::Failed(error.to_string()),
             },
+            Body::ScriptLookup { inv, settings } => match script::lookup(engine, &inv, &settings) {
+                Ok(found) => Response::ScriptLookup(found),
+                Err(error) => Response::Failed(error.to_string()),
+            },
+            Body::ScriptHasNews(plan) => Response::News(script::has_news(engine, &plan).unwrap_or(false)),
+            Body::ScriptFinish { inv, plan, ran, found, left } => {
+                match script::finish(engine, &inv, &plan, &ran, &found, left) {
+                    Ok(finished) => Response::Finished(finished),
+                    Err(error) => Response::Failed(error.to_string()),
+                }
+            }
             Body::Event(event) => {
                 self.note(event);
                 Response::Done
@@ -194,7 +205,7 @@ impl Server {
 
     /// Events are told, not asked: there is no answer.
     fn note(&self, event: Event) {
-        if event.outcome == Outcome::Pass {
+        if event.outcome == Outcome::Pass && event.kind != script::KIND {
             self.engine.build_begins();
         }
         self.engine.event(&event);

@@ -5,6 +5,7 @@ mod support;
 
 /// Holds whether the target directory is mounted or not: see `KACHE_TEST_MODE`.
 mod everywhere {
+    mod build_scripts;
     mod crowd;
     mod diagnostics;
     mod edits;

@@ -522,6 +522,7 @@ impl Compile {
             }
             Dest::OutDir(name) => Some(self.out_dir.join(OsStr::from_bytes(name))),
             Dest::Explicit(kind) => self.explicit(kind).map(Path::to_owned),
+            Dest::Tree(..) => None,
         }
     }
 

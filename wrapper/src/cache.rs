@@ -62,6 +62,20 @@ pub enum Dest {
     OutDir(Vec<u8>),
     /// The path that the invocation names for this emit kind (`--emit=metadata=PATH`, `-o PATH`).
     Explicit(String),
+    /// Path (raw bytes) below the directory that a build script fills.
+    Tree(Vec<u8>, Node),
+}
+
+/// What is at a place of a build script's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Node {
+    File,
+    /// An executable file.
+    Program,
+    /// An empty directory.
+    Dir,
+    /// A symbolic link; its text is where it leads.
+    Link,
 }
 
 /// A small text output, kept inside the entry with this checkout's paths replaced by tokens (dep-info).

@@ -40,9 +40,37 @@ impl Ran {
 /// `before` sees each line of stderr that announces an output, before the caller does: cargo starts dependents as
 /// soon as it reads one, and what they need to know must be there by then.
 pub fn run(argv: &[OsString], before: &mut dyn FnMut(&[u8])) -> io::Result<Ran> {
+    let mut command = command(argv)?;
+    command.env(ACTIVE, "1");
+    run_command(command, before)
+}
+
+/// The same for a build script: compilers that it starts go through kache again.
+pub fn run_script(argv: &[OsString]) -> io::Result<Ran> {
+    let mut tries = 0;
+    loop {
+        match run_command(command(argv)?, &mut |_| {}) {
+            // Somebody else was forked while the program was being written; it lets go when it becomes its own.
+            Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) && tries < 50 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            ran => return ran,
+        }
+    }
+}
+
+fn command(argv: &[OsString]) -> io::Result<Command> {
+    let (program, args) = argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut command = Command::new(program);
+    command.args(args);
+    Ok(command)
+}
+
+fn run_command(command: Command, before: &mut dyn FnMut(&[u8])) -> io::Result<Ran> {
     let started = SystemTime::now();
     let clock = Instant::now();
-    let mut child = spawn(argv)?;
+    let mut child = spawn(command)?;
     let (stdout, stderr) = pump(&mut child, before);
     let status = child.wait()?;
     CHILD.store(0, Ordering::SeqCst);
@@ -79,11 +107,8 @@ extern "C" fn forward(signal: libc::c_int) {
     }
 }
 
-fn spawn(argv: &[OsString]) -> io::Result<Child> {
-    let (program, args) = argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut command = Command::new(program);
-    command.args(args).env(ACTIVE, "1").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn()?;
+fn spawn(mut command: Command) -> io::Result<Child> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     CHILD.store(child.id() as i32, Ordering::SeqCst);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         // SAFETY: installs a handler that only calls kill(2).

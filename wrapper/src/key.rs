@@ -13,10 +13,10 @@ use crate::toolchain::{self, Toolchain};
 use crate::{linker, macros, natives};
 
 /// Changes whenever the recipe below, the records or the entries change meaning: old entries become unreachable.
-const RECIPE: &str = "kache 1";
+pub(crate) const RECIPE: &str = "kache 1";
 
 /// Variables that change what rustc does, whatever the sources say.
-const RUSTC_ENV: &[&str] = &[
+pub(crate) const RUSTC_ENV: &[&str] = &[
     "RUSTC_BOOTSTRAP",
     "RUST_TARGET_PATH",
     "SOURCE_DATE_EPOCH",
@@ -36,9 +36,18 @@ pub fn explain(
 ) -> Result<Vec<String>> {
     let mut h = Hasher::tracing("invocation");
     let _ = hash(&mut h, cache, inv, compile, settings)?;
-    let parts = h.parts();
+    explain_parts(cache, &compile.crate_name, compile.kind(), h.parts())
+}
+
+/// The same for the parts of any key.
+pub(crate) fn explain_parts(
+    cache: &dyn Cache,
+    crate_name: &str,
+    kind: &str,
+    parts: Parts,
+) -> Result<Vec<String>> {
     let mut name = Hasher::new("explain");
-    name.field("crate", compile.crate_name.as_bytes()).field("kind", compile.kind().as_bytes());
+    name.field("crate", crate_name.as_bytes()).field("kind", kind.as_bytes());
     let name = name.finish();
     let last = cache.fact("explain", &name)?.and_then(|v| postcard::from_bytes::<Parts>(&v).ok());
     cache.set_fact("explain", &name, &postcard::to_stdvec(&parts)?)?;

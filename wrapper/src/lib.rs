@@ -21,4 +21,7 @@ mod macros;
 mod natives;
 mod prefixes;
 mod record;
+pub mod script;
+#[cfg(test)]
+mod testing;
 mod toolchain;

@@ -17,6 +17,7 @@ use crate::hasher::Hasher;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
 use crate::record::{self, InputRecord};
+use crate::script;
 
 /// What to do with an invocation.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub struct Hit {
     /// Bytes restored.
     pub bytes: u64,
     pub link_mode: LinkMode,
+    /// Where a launcher has to be written: what was restored is a build script.
+    pub launcher: Option<PathBuf>,
 }
 
 impl Hit {
@@ -123,7 +126,8 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
             missing.push(key);
             continue;
         };
-        if let Some(hit) = restore(cache, &compile, &known, key, entry) {
+        let launcher = script::has_launcher(inv, &compile, settings);
+        if let Some(hit) = restore(cache, &compile, &known, key, entry, launcher) {
             return Ok(Lookup::Hit(hit));
         }
     }
@@ -157,11 +161,22 @@ fn contains_mark(s: &std::ffi::OsStr) -> bool {
 }
 
 /// Puts an entry's outputs in place. `None` when that is not possible: the caller compiles.
-fn restore(cache: &dyn Cache, compile: &Compile, known: &Known, key: EntryKey, entry: Entry) -> Option<Hit> {
+///
+/// With `launcher` the program of a build script goes beside its place, which is left to the launcher.
+fn restore(
+    cache: &dyn Cache,
+    compile: &Compile,
+    known: &Known,
+    key: EntryKey,
+    entry: Entry,
+    launcher: bool,
+) -> Option<Hit> {
+    let launcher = launcher.then(|| script::program(compile));
     let mut files = Vec::with_capacity(entry.outputs.len() + entry.texts.len());
     for output in &entry.outputs {
+        let path = compile.place(&output.dest)?;
         files.push(Placement {
-            path: compile.place(&output.dest)?,
+            path: if launcher.as_ref() == Some(&path) { script::real_program(&path) } else { path },
             content: Content::Blob {
                 hash: output.blob,
                 size: output.size,
@@ -193,6 +208,7 @@ fn restore(cache: &dyn Cache, compile: &Compile, known: &Known, key: EntryKey, e
         kind: entry.kind,
         key,
         link_mode,
+        launcher,
     })
 }
 

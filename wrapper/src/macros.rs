@@ -109,7 +109,7 @@ pub fn add_to_key(
 }
 
 /// All words of a library that could be a variable's name, each between newlines. Kept as a fact of its content.
-fn words(cache: &dyn Cache, library: &std::path::Path) -> Result<Vec<u8>> {
+pub(crate) fn words(cache: &dyn Cache, library: &std::path::Path) -> Result<Vec<u8>> {
     let Some(hash) = cache.hash_file(library)? else { return Ok(Vec::new()) };
     if let Some(known) = cache.fact("words", &hash)? {
         return Ok(known);
@@ -133,7 +133,7 @@ fn extract(bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-fn mentions(words: &[u8], name: &[u8]) -> bool {
+pub(crate) fn mentions(words: &[u8], name: &[u8]) -> bool {
     if name.len() >= SHORT {
         return memchr::memmem::find(words, name).is_some();
     }
@@ -141,7 +141,7 @@ fn mentions(words: &[u8], name: &[u8]) -> bool {
     memchr::memmem::find(words, &alone).is_some()
 }
 
-fn is_ambient(name: &OsStr) -> bool {
+pub(crate) fn is_ambient(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return true };
     AMBIENT.contains(&name) || AMBIENT_FAMILIES.iter().any(|f| name.starts_with(f))
 }

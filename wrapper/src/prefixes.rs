@@ -24,6 +24,12 @@ pub struct Prefix {
     pub shown_as: OsString,
 }
 
+impl Prefix {
+    pub fn is_vague(&self) -> bool {
+        matches!(self.token, HOME | AROUND)
+    }
+}
+
 /// All of them, shortest path first (rustc applies the last match, we the longest).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes(Vec<Prefix>);
@@ -33,6 +39,16 @@ pub const TARGET: char = 'T';
 /// Directory the compiler runs in: the workspace, or a package outside of it.
 pub const WORKSPACE: char = 'W';
 pub const CARGO_HOME: char = 'C';
+/// The package of a build script.
+pub const PACKAGE: char = 'P';
+/// The profile directory where a build script's program lies, when its results go elsewhere (cross compilation).
+pub const HOST: char = 'H';
+/// Where a build script finds the toolchain.
+pub const SYSROOT: char = 'S';
+/// The user's home, and the directory around the checkout: what lies there and has no token of its own may be another
+/// thing for another checkout.
+pub const HOME: char = 'U';
+pub const AROUND: char = 'V';
 /// Library sources that come with the toolchain.
 pub const RUST_SRC: char = 'R';
 
@@ -43,6 +59,10 @@ impl Prefixes {
         }
         self.0.push(Prefix { token, path: path.to_owned(), shown_as: shown_as.into() });
         self.0.sort_by_key(|p| p.path.as_os_str().len());
+    }
+
+    pub fn remove(&mut self, token: char) {
+        self.0.retain(|p| p.token != token);
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Prefix> {
@@ -110,11 +130,19 @@ impl Prefixes {
 
     /// Value of an environment variable or argument, for a key.
     pub fn normal(&self, value: &OsStr) -> Vec<u8> {
+        if self.0.iter().any(Prefix::is_vague) {
+            return self.known().template(value.as_bytes());
+        }
         self.template(value.as_bytes())
+    }
+
+    /// Those whose paths mean the same for every checkout.
+    pub fn known(&self) -> Prefixes {
+        Prefixes(self.0.iter().filter(|p| !p.is_vague()).cloned().collect())
     }
 }
 
-fn token(name: char) -> [u8; 3] {
+pub(crate) fn token(name: char) -> [u8; 3] {
     [MARK, name as u8, MARK]
 }
 

@@ -10,6 +10,7 @@ use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
 use crate::depinfo::DepInfo;
 use crate::hasher::Hasher;
 use crate::prefixes::Prefixes;
+use crate::script::tree::{self, Which};
 
 /// One thing that a result depends on. Paths are templates.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub enum Input {
     Bound(char),
     /// The diagnostics were wrapped to this terminal.
     Width,
+    /// Files in a directory.
+    Tree(Vec<u8>, Which),
 }
 
 /// All inputs of one run.
@@ -57,7 +60,7 @@ impl InputRecord {
         self.order();
     }
 
-    fn order(&mut self) {
+    pub(crate) fn order(&mut self) {
         self.0.sort();
         self.0.dedup();
     }
@@ -120,6 +123,11 @@ impl InputRecord {
                 Input::Width => {
                     h.field("width", width.unwrap_or("none").as_bytes());
                 }
+                Input::Tree(template, which) => {
+                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
+                    let Some(state) = tree::state(cache, &path, *which, prefixes)? else { return Ok(None) };
+                    h.field("tree", template).field("which", &[*which as u8]).field("content", &state.hash);
+                }
             }
         }
         Ok(Some(EntryKey(h.finish())))
@@ -165,6 +173,13 @@ impl InputRecord {
                     h.field("path", prefixes.get(*token).map_or(&b""[..], |p| p.as_os_str().as_bytes()));
                 }
                 Input::Width => {}
+                Input::Tree(template, which) => {
+                    if let Some(path) = prefixes.expand_path(template)
+                        && let Some(state) = tree::state(cache, &path, *which, prefixes)?
+                    {
+                        h.field("content", &state.hash);
+                    }
+                }
             }
             let mut short = [0; 8];
             short.copy_from_slice(&h.finish()[..8]);
@@ -203,7 +218,7 @@ pub fn explain(
 impl Input {
     fn in_words(&self) -> String {
         let readable = |t: &[u8]| {
-            let text = String::from_utf8_lossy(t).replace("\u{1f}W\u{1f}/", "");
+            let text = String::from_utf8_lossy(t).replace("\u{1f}W\u{1f}/", "").replace("\u{1f}P\u{1f}/", "");
             text.replace("\u{1f}T\u{1f}", "target")
                 .replace("\u{1f}C\u{1f}", "$CARGO_HOME")
                 .replace('\u{1f}', "")
@@ -214,6 +229,8 @@ impl Input {
             Input::Env(name) => format!("environment variable {name} changed"),
             Input::Bound(_) => "the result contains the path of another checkout".into(),
             Input::Width => "the terminal's width changed".into(),
+            Input::Tree(t, Which::All) => format!("files in {} changed", readable(t)),
+            Input::Tree(..) => "files of the package changed".into(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which compiler this is: by content, so that the same toolchain has the same identity on every machine.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -46,9 +46,20 @@ impl About {
 
 /// Identifies the compiler of an invocation; an error when it cannot be found or does not answer.
 pub fn identify(cache: &dyn Cache, inv: &Invocation, compile: &Compile) -> Result<Toolchain> {
+    of(cache, inv, &compile.driver, compile.sysroot.as_deref(), compile.target.as_deref())
+}
+
+/// Identifies the compiler that these words start, for a target.
+pub fn of(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    driver: &[OsString],
+    sysroot: Option<&Path>,
+    target: Option<&OsStr>,
+) -> Result<Toolchain> {
     let mut h = Hasher::new("toolchain");
     let mut rustc = None;
-    for word in &compile.driver {
+    for word in driver {
         let path = exec::resolve(cache, inv, word)?.ok_or("the compiler is not there")?;
         let path = behind_rustup(cache, inv, path)?;
         let hash = cache.hash_file(&path)?.ok_or("the compiler is not there")?;
@@ -57,11 +68,11 @@ pub fn identify(cache: &dyn Cache, inv: &Invocation, compile: &Compile) -> Resul
     }
     let rustc = rustc.ok_or("no compiler")?;
     let mut about = about(cache, inv, &rustc)?;
-    if let Some(sysroot) = &compile.sysroot {
-        about.sysroot = sysroot.clone();
+    if let Some(sysroot) = sysroot {
+        about.sysroot = sysroot.to_owned();
     }
     h.field("version", about.version.as_bytes());
-    h.field("libraries", &libraries(cache, &about, compile)?);
+    h.field("libraries", &libraries(cache, &about, target)?);
     Ok(Toolchain { identity: h.finish(), about })
 }
 
@@ -86,12 +97,11 @@ fn about(cache: &dyn Cache, inv: &Invocation, rustc: &Path) -> Result<About> {
 
 /// Hash of the content of everything in the sysroot that a compile uses: the driver's shared libraries, the
 /// standard library for host and target, the linker that comes along.
-fn libraries(cache: &dyn Cache, about: &About, compile: &Compile) -> Result<[u8; 32]> {
+fn libraries(cache: &dyn Cache, about: &About, target: Option<&OsStr>) -> Result<[u8; 32]> {
     let lib = about.sysroot.join("lib");
     let mut dirs = vec![lib.clone()];
     let mut triples = vec![about.host().to_owned()];
-    if let Some(target) =
-        compile.target.as_deref().and_then(|t| Path::new(t).file_stem()).and_then(OsStr::to_str)
+    if let Some(target) = target.and_then(|t| Path::new(t).file_stem()).and_then(OsStr::to_str)
         && !triples.iter().any(|t| t == target)
     {
         triples.push(target.to_owned());

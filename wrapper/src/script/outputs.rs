@@ -1,0 +1,347 @@
+//! What a build script leaves in `OUT_DIR`: found, stored, put back.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use memchr::memmem;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, Content, Dest, Entry, Node, Output, Placement, Result, Sharing, TextOutput};
+use crate::prefixes::{self, MARK, Prefixes};
+
+/// Something in `OUT_DIR`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Below `OUT_DIR`.
+    pub path: Vec<u8>,
+    pub node: Node,
+    /// Where a link leads.
+    pub link: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
+    /// Last change, nanoseconds since the Unix epoch.
+    pub changed_ns: i64,
+    /// Compressed: it may say anything.
+    pub packed: bool,
+}
+
+/// What is left to do when the files are in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum After {
+    Dir(PathBuf),
+    Link(PathBuf, Vec<u8>),
+    Program(PathBuf),
+}
+
+/// A script that leaves more is not stored.
+const MAX_FILES: usize = 20_000;
+/// Only texts up to this size are searched for paths to replace. Bytes.
+const MAX_TEXT: u64 = 1 << 20;
+/// So many steps up lead out of `OUT_DIR` into the checkout, whose place relative to it may differ elsewhere.
+pub const FAR_UP: &[u8] = b"../../../../..";
+
+pub fn is_empty(out_dir: &Path) -> bool {
+    std::fs::read_dir(out_dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Everything in a directory, sorted. An error also for what cannot be stored (sockets, devices, too much).
+pub fn collect(out_dir: &Path) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(inner) = todo.pop() {
+        let mut empty = true;
+        for entry in std::fs::read_dir(out_dir.join(&inner))? {
+            empty = false;
+            let entry = entry?;
+            let path = inner.join(entry.file_name());
+            let meta = entry.metadata()?;
+            if meta.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            found.push(look(&entry.path(), path, &meta)?);
+            if found.len() > MAX_FILES {
+                return Err(io::Error::other(format!("more than {MAX_FILES} files in OUT_DIR")));
+            }
+        }
+        if empty && !inner.as_os_str().is_empty() {
+            found.push(Found { node: Node::Dir, ..Found::bare(inner) });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+impl Found {
+    fn bare(path: PathBuf) -> Found {
+        let path = path.into_os_string().into_vec();
+        Found { path, node: Node::File, link: Vec::new(), size: 0, changed_ns: i64::MAX, packed: false }
+    }
+}
+
+fn look(file: &Path, inner: PathBuf, meta: &std::fs::Metadata) -> io::Result<Found> {
+    let mut found = Found::bare(inner);
+    if meta.is_symlink() {
+        found.link = std::fs::read_link(file)?.into_os_string().into_vec();
+        found.node = Node::Link;
+        return Ok(found);
+    }
+    if !meta.is_file() {
+        return Err(io::Error::other("OUT_DIR holds something that is no file"));
+    }
+    if meta.mode() & 0o111 != 0 {
+        found.node = Node::Program;
+    }
+    let mut head = [0; 6];
+    let n = std::fs::File::open(file)?.read(&mut head)?;
+    found.packed = is_packed(&head[..n]);
+    found.size = meta.len();
+    found.changed_ns = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
+    Ok(found)
+}
+
+/// gzip, zstd, xz, bzip2, zip, lz4, brotli-less: the formats that are told by their first bytes.
+fn is_packed(head: &[u8]) -> bool {
+    const MAGIC: &[&[u8]] = &[
+        b"\x1f\x8b",
+        b"\x28\xb5\x2f\xfd",
+        b"\xfd7zXZ",
+        b"BZh",
+        b"PK\x03\x04",
+        b"\x04\x22\x4d\x18",
+        b"7z\xbc\xaf",
+    ];
+    MAGIC.iter().any(|m| head.starts_with(m))
+}
+
+/// Outputs of an entry, and the tokens that their bytes are bound to.
+#[derive(Default)]
+pub struct Stored {
+    pub outputs: Vec<Output>,
+    pub texts: Vec<TextOutput>,
+    pub bound: BTreeSet<char>,
+    /// Texts as they are, for who wants to look into them.
+    pub read: Vec<u8>,
+}
+
+/// Makes blobs of what was found; texts that name paths of this machine become templates.
+pub fn store(cache: &dyn Cache, out_dir: &Path, found: &[Found], prefixes: &Prefixes) -> Result<Stored> {
+    let mut stored = Stored::default();
+    let needles: Vec<(char, &[u8])> =
+        prefixes.iter().map(|p| (p.token, p.path.as_os_str().as_bytes())).collect();
+    let mut patterns: Vec<&[u8]> = needles.iter().map(|(_, n)| *n).collect();
+    patterns.push(FAR_UP);
+    for file in found {
+        let path = out_dir.join(OsStr::from_bytes(&file.path));
+        let dest = Dest::Tree(file.path.clone(), file.node);
+        match file.node {
+            Node::Dir => {
+                stored.texts.push(TextOutput { dest, template: Vec::new() });
+                continue;
+            }
+            Node::Link => {
+                let template = template(&file.link, prefixes, &mut stored.bound);
+                stored.texts.push(TextOutput { dest, template });
+                continue;
+            }
+            Node::File | Node::Program => {}
+        }
+        if file.size <= MAX_TEXT
+            && let Some(bytes) = cache.read(&path)?
+            && is_text(&bytes)
+        {
+            stored.read.extend_from_slice(&bytes);
+            stored.read.push(b'\n');
+            if needles.iter().any(|(_, n)| memmem::find(&bytes, n).is_some()) {
+                let template = template(&bytes, prefixes, &mut stored.bound);
+                stored.texts.push(TextOutput { dest, template });
+                continue;
+            }
+        }
+        let executable = file.node == Node::Program;
+        // The next run of the script may write into it.
+        let sharing = Sharing::Copy;
+        let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
+        for ((token, _), contains) in needles.iter().zip(&ingested.contains) {
+            if *contains {
+                stored.bound.insert(*token);
+            }
+        }
+        if file.packed || ingested.contains.last() == Some(&true) {
+            stored.bound.extend(needles.iter().map(|(token, _)| *token));
+        }
+        stored.outputs.push(Output { dest, blob: ingested.hash, size: ingested.size, executable, sharing });
+    }
+    Ok(stored)
+}
+
+/// A text with tokens for paths. It is bound to those that stand in it in a form that cannot be replaced.
+pub fn template(text: &[u8], prefixes: &Prefixes, bound: &mut BTreeSet<char>) -> Vec<u8> {
+    let template = prefixes.template(text);
+    for prefix in prefixes.iter() {
+        if memmem::find(&template, prefix.path.as_os_str().as_bytes()).is_some()
+            || prefix.is_vague() && memmem::find(&template, &prefixes::token(prefix.token)).is_some()
+        {
+            bound.insert(prefix.token);
+        }
+    }
+    if memmem::find(text, FAR_UP).is_some() {
+        bound.extend(prefixes.iter().map(|p| p.token));
+    }
+    template
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    let odd = |b: &u8| (*b < 0x20 && !b"\n\r\t\x0c".contains(b)) || *b == 0x7f;
+    !bytes.iter().any(odd) && std::str::from_utf8(bytes).is_ok() && !bytes.contains(&MARK)
+}
+
+/// Where everything of an entry goes. `None` when it has no place here.
+pub fn placements(
+    entry: &Entry,
+    out_dir: &Path,
+    prefixes: &Prefixes,
+) -> Option<(Vec<Placement>, Vec<After>)> {
+    let mut files = Vec::with_capacity(entry.outputs.len());
+    let mut after = Vec::new();
+    for output in &entry.outputs {
+        files.push(Placement {
+            path: place(out_dir, &output.dest)?.0,
+            content: Content::Blob {
+                hash: output.blob,
+                size: output.size,
+                executable: output.executable,
+                sharing: output.sharing,
+            },
+        });
+    }
+    for text in &entry.texts {
+        let (path, node) = place(out_dir, &text.dest)?;
+        let bytes = prefixes.expand(&text.template)?;
+        match node {
+            Node::Dir => after.push(After::Dir(path)),
+            Node::Link => after.push(After::Link(path, bytes)),
+            Node::File | Node::Program => {
+                if node == Node::Program {
+                    after.push(After::Program(path.clone()));
+                }
+                files.push(Placement { path, content: Content::Bytes(bytes) });
+            }
+        }
+    }
+    Some((files, after))
+}
+
+fn place(out_dir: &Path, dest: &Dest) -> Option<(PathBuf, Node)> {
+    let Dest::Tree(path, node) = dest else { return None };
+    let path = Path::new(OsStr::from_bytes(path));
+    // A name from a store must not lead out of the directory.
+    let inside = path.components().all(|c| matches!(c, Component::Normal(_)));
+    (inside && !path.as_os_str().is_empty()).then(|| (out_dir.join(path), *node))
+}
+
+/// Directories, links and modes.
+pub fn complete(after: &[After]) -> io::Result<()> {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    for step in after {
+        match step {
+            After::Dir(path) => std::fs::create_dir_all(path)?,
+            After::Link(path, to) => {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                match std::fs::remove_file(path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => symlink(OsStr::from_bytes(to), path)?,
+                }
+            }
+            After::Program(path) => {
+                let mode = std::fs::metadata(path)?.mode();
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what an earlier run left and this result does not have.
+pub fn prune(out_dir: &Path, entry: &HashSet<PathBuf>) -> io::Result<()> {
+    let mut dirs = vec![out_dir.to_owned()];
+    let mut next = 0;
+    while next < dirs.len() {
+        for found in std::fs::read_dir(&dirs[next])? {
+            let found = found?;
+            if found.file_type()?.is_dir() {
+                dirs.push(found.path());
+            } else if !entry.contains(&found.path()) {
+                std::fs::remove_file(found.path())?;
+            }
+        }
+        next += 1;
+    }
+    // Deepest first; those with something in them stay.
+    for dir in dirs.iter().skip(1).rev().filter(|d| !entry.contains(*d)) {
+        let _ = std::fs::remove_dir(dir);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes() -> Prefixes {
+        let mut p = Prefixes::default();
+        p.add('T', Path::new("/w/target/debug"), "");
+        p
+    }
+
+    #[test]
+    fn paths_that_cannot_be_replaced_bind() {
+        let mut bound = BTreeSet::new();
+        let text = b"include!(\"/w/target/debug/build/x/out/a.rs\");";
+        assert_eq!(prefixes().expand(&template(text, &prefixes(), &mut bound)).unwrap(), text);
+        assert!(bound.is_empty());
+        template(b"-L/w/target/debug/lib", &prefixes(), &mut bound);
+        assert!(bound.contains(&'T'));
+        bound.clear();
+        template(b"include!(\"../../../../../src/a.rs\")", &prefixes(), &mut bound);
+        assert!(bound.contains(&'T'));
+    }
+
+    #[test]
+    fn everything_in_a_directory_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/empty")).unwrap();
+        std::fs::write(dir.path().join("a/x.gz"), b"\x1f\x8b123456").unwrap();
+        std::os::unix::fs::symlink("x.gz", dir.path().join("a/link")).unwrap();
+        let found = collect(dir.path()).unwrap();
+        let names: Vec<(&str, Node)> =
+            found.iter().map(|f| (std::str::from_utf8(&f.path).unwrap(), f.node)).collect();
+        assert_eq!(names, [("a/empty", Node::Dir), ("a/link", Node::Link), ("a/x.gz", Node::File)]);
+        assert!(found[2].packed && found[1].link == b"x.gz");
+    }
+
+    #[test]
+    fn what_is_not_of_the_result_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["old/deep", "new"] {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+            std::fs::write(dir.path().join(path).join("f"), "").unwrap();
+        }
+        prune(dir.path(), &HashSet::from([dir.path().join("new/f")])).unwrap();
+        assert!(!dir.path().join("old").exists() && dir.path().join("new/f").exists());
+    }
+
+    #[test]
+    fn names_do_not_lead_out() {
+        for bad in ["../x", "/x", "", "a/../../x"] {
+            assert!(place(Path::new("/o"), &Dest::Tree(bad.into(), Node::File)).is_none(), "{bad}");
+        }
+        assert!(place(Path::new("/o"), &Dest::Tree(b"a/b".to_vec(), Node::File)).is_some());
+    }
+}

@@ -1,0 +1,309 @@
+//! Programs that a build script may run, and what these take from the system.
+//!
+//! Which they are is guessed from the words in the script's program; a C compiler is always among them. Each counts by
+//! its place and its content (or its absence). For scripts that look at C headers and libraries of the system, the
+//! versions of the packages that bring such things count as well.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::environment;
+use crate::cache::{Cache, Invocation, Result};
+use crate::exec;
+use crate::hasher::Hasher;
+use crate::prefixes::Prefixes;
+
+/// Programs by the word that gives them away.
+const BY_WORD: &[(&str, &[&str])] = &[
+    ("CFLAGS", &["gcc", "g++", "clang", "clang++", "ranlib", "as", "ld"]),
+    ("pkg-config", &["pkg-config", "pkgconf"]),
+    ("cmake", &["cmake", "make", "ninja", "gcc", "g++", "clang", "clang++"]),
+    ("libclang", &["clang", "llvm-config"]),
+    ("rustfmt", &["rustfmt"]),
+    ("configure", &["make", "gmake", "perl", "m4"]),
+    ("gmake", &["make", "gmake"]),
+    ("python", &["python3", "python"]),
+    ("perl", &["perl"]),
+    ("protoc", &["protoc"]),
+    ("nasm", &["nasm"]),
+    ("yasm", &["yasm"]),
+    ("bison", &["bison"]),
+    ("meson", &["meson", "ninja"]),
+    ("flatc", &["flatc"]),
+    ("capnp", &["capnp"]),
+    ("glslc", &["glslc"]),
+    ("nvcc", &["nvcc"]),
+    ("npm", &["npm", "node"]),
+];
+const ALWAYS: &[&str] = &["cc", "c++", "ar"];
+
+/// Scripts with these look at headers and libraries of the system.
+const SYSTEM_WORDS: &[&str] = &["CFLAGS", "pkg-config", "cmake", "libclang", "/usr/include", "vcpkg"];
+
+/// Words of scripts that read the state of a git repository.
+const GIT_WORDS: &[&str] =
+    &["rev-parse", ".git/HEAD", "VERGEN_", "git describe", "git_describe", "SHADOW_RS", "GIT_DIR"];
+
+/// What the words in a script's program say about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Habits {
+    pub programs: BTreeSet<String>,
+    pub system: bool,
+    pub pkg_config: bool,
+    pub git: bool,
+}
+
+impl Habits {
+    pub fn of(cache: &dyn Cache, program: &Path, hash: &[u8; 32]) -> Result<Habits> {
+        if let Some(known) = cache.fact("script-habits", hash)?.and_then(|v| postcard::from_bytes(&v).ok()) {
+            return Ok(known);
+        }
+        let habits = Habits::read(&cache.read(program)?.unwrap_or_default());
+        cache.set_fact("script-habits", hash, &postcard::to_stdvec(&habits)?)?;
+        Ok(habits)
+    }
+
+    fn read(program: &[u8]) -> Habits {
+        let has = |word: &&str| memchr::memmem::find(program, word.as_bytes()).is_some();
+        let mut programs: BTreeSet<String> = ALWAYS.iter().map(|&p| p.to_owned()).collect();
+        for (word, names) in BY_WORD {
+            if has(word) {
+                programs.extend(names.iter().map(|&n| n.to_owned()));
+            }
+        }
+        Habits {
+            programs,
+            system: SYSTEM_WORDS.iter().any(&has),
+            pkg_config: has(&"pkg-config"),
+            git: GIT_WORDS.iter().any(has),
+        }
+    }
+}
+
+/// Adds identities to a key.
+pub fn add_to_key(
+    h: &mut Hasher,
+    cache: &dyn Cache,
+    inv: &Invocation,
+    habits: &Habits,
+    prefixes: &Prefixes,
+) -> Result<()> {
+    let mut programs: BTreeSet<&OsStr> = habits.programs.iter().map(OsStr::new).collect();
+    programs.extend(environment::named_programs(inv));
+    let cross = cross_compilers(inv);
+    programs.extend(cross.iter().map(OsStr::new));
+    for program in programs {
+        h.field("program", program.as_bytes());
+        let Some(path) = exec::resolve(cache, inv, program)? else { continue };
+        let hash = cache.hash_file(&path).ok().flatten().unwrap_or_default();
+        h.field("at", &prefixes.template_path(&path)).field("content", &hash);
+        if is_c_compiler(program) {
+            for file in behind(cache, inv, &path, &hash)? {
+                h.field("link-file", file.as_os_str().as_bytes());
+                h.field("content", &cache.hash_file(&file).ok().flatten().unwrap_or_default());
+            }
+        }
+    }
+    if habits.system {
+        h.field("system packages", &packages(cache)?);
+    }
+    if habits.pkg_config {
+        h.field("pkg-config files", &pkg_config_files(cache, inv)?);
+    }
+    Ok(())
+}
+
+/// Compilers that scripts look for by the target's name.
+fn cross_compilers(inv: &Invocation) -> Vec<String> {
+    let text = |name: &str| inv.var(name).and_then(OsStr::to_str).unwrap_or_default();
+    let (host, target) = (text("HOST"), text("TARGET"));
+    if host == target || target.is_empty() {
+        return Vec::new();
+    }
+    let parts: Vec<&str> = target.split('-').collect();
+    let without_vendor =
+        parts.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, p)| *p).collect::<Vec<_>>().join("-");
+    let mut names = vec!["musl-gcc".to_owned(), "clang".to_owned()];
+    for prefix in [target, &without_vendor] {
+        names.extend(["gcc", "g++", "ar", "ranlib"].map(|tool| format!("{prefix}-{tool}")));
+    }
+    names
+}
+
+fn is_c_compiler(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    ["cc", "c++", "gcc", "g++"].iter().any(|c| name.ends_with(c))
+}
+
+/// What a compiler driver runs and links by itself. Asked once per driver, remembered as a fact.
+fn behind(cache: &dyn Cache, inv: &Invocation, driver: &Path, hash: &[u8; 32]) -> Result<Vec<PathBuf>> {
+    let mut h = Hasher::new("script-cc");
+    h.field("path", driver.as_os_str().as_bytes()).field("content", hash);
+    for name in ["PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH"] {
+        h.field(name, inv.var(name).unwrap_or_default().as_bytes());
+    }
+    let key = h.finish();
+    if let Some(known) = cache.fact("script-cc", &key)? {
+        let paths = known.split(|&b| b == 0).filter(|p| !p.is_empty());
+        return Ok(paths.map(|p| OsStr::from_bytes(p).into()).collect());
+    }
+    let ask = |question: String| {
+        exec::ask(inv, driver, &[OsStr::new(&question)]).and_then(exec::text).map(PathBuf::from)
+    };
+    let mut files = Vec::new();
+    for name in ["cc1", "cc1plus", "as", "ld", "collect2"] {
+        if let Some(answer) = ask(format!("-print-prog-name={name}")) {
+            files.extend(exec::resolve(cache, inv, answer.as_os_str())?);
+        }
+    }
+    for name in ["libc.so", "libc.so.6", "libc.a", "libgcc.a", "libstdc++.a", "libstdc++.so", "crt1.o"] {
+        files.extend(ask(format!("-print-file-name={name}")).filter(|p| p.is_absolute()));
+    }
+    let value: Vec<u8> =
+        files.iter().flat_map(|f| f.as_os_str().as_bytes().iter().copied().chain([0])).collect();
+    cache.set_fact("script-cc", &key, &value)?;
+    Ok(files)
+}
+
+/// Versions of the system's development packages: what its headers and libraries are.
+fn packages(cache: &dyn Cache) -> Result<[u8; 32]> {
+    let mut h = Hasher::new("system-packages");
+    let dpkg = Path::new("/var/lib/dpkg/status");
+    if let Some(hash) = cache.hash_file(dpkg).ok().flatten() {
+        let digest = match cache.fact("dpkg", &hash)? {
+            Some(known) => known,
+            None => {
+                let digest = development_packages(&cache.read(dpkg)?.unwrap_or_default());
+                cache.set_fact("dpkg", &hash, &digest)?;
+                digest.to_vec()
+            }
+        };
+        h.field("dpkg", &digest);
+    }
+    for file in ["/lib/apk/db/installed", "/var/lib/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite"] {
+        h.field(file, &cache.hash_file(Path::new(file)).ok().flatten().unwrap_or_default());
+    }
+    for dir in ["/var/lib/pacman/local", "/opt/homebrew/Cellar", "/usr/local/Cellar", "/usr/local/include"] {
+        for name in cache.list_dir(Path::new(dir)).unwrap_or_default() {
+            h.field(dir, name.as_bytes());
+        }
+    }
+    Ok(h.finish())
+}
+
+/// Of dpkg's database: packages with headers, libraries and compilers, and their versions.
+fn development_packages(status: &[u8]) -> [u8; 32] {
+    const BEGIN: &[&str] = &[
+        "gcc",
+        "g++",
+        "cpp",
+        "clang",
+        "llvm",
+        "libc6",
+        "libgcc",
+        "libstdc++",
+        "libclang",
+        "libllvm",
+        "binutils",
+        "linux-libc",
+    ];
+    let mut h = Hasher::new("dpkg");
+    let mut counts = false;
+    for line in status.split(|&b| b == b'\n') {
+        if let Some(name) = line.strip_prefix(b"Package: ") {
+            counts = memchr::memmem::find(name, b"-dev").is_some()
+                || BEGIN.iter().any(|b| name.to_ascii_lowercase().starts_with(b.as_bytes()));
+        }
+        if counts && [&b"Package: "[..], b"Version: ", b"Status: "].iter().any(|p| line.starts_with(p)) {
+            h.field("line", line);
+        }
+    }
+    h.finish()
+}
+
+/// Everything that pkg-config can find.
+fn pkg_config_files(cache: &dyn Cache, inv: &Invocation) -> Result<[u8; 32]> {
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for name in ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"] {
+        dirs.extend(std::env::split_paths(inv.var(name).unwrap_or_default()));
+    }
+    if let Some(program) = exec::resolve(cache, inv, OsStr::new("pkg-config"))? {
+        let mut h = Hasher::new("pc-path");
+        h.field("program", &cache.hash_file(&program)?.unwrap_or_default());
+        h.field("libdir", inv.var("PKG_CONFIG_LIBDIR").unwrap_or_default().as_bytes());
+        let key = h.finish();
+        let path = match cache.fact("pc-path", &key)? {
+            Some(known) => known,
+            None => {
+                let args = ["--variable", "pc_path", "pkg-config"].map(OsStr::new);
+                let answer = exec::ask(inv, &program, &args).unwrap_or_default().trim_ascii().to_vec();
+                cache.set_fact("pc-path", &key, &answer)?;
+                answer
+            }
+        };
+        dirs.extend(std::env::split_paths(OsStr::from_bytes(&path)));
+    }
+    let mut state = Hasher::new("pc-state");
+    let mut files = Vec::new();
+    for dir in dirs {
+        for name in cache.list_dir(&dir)? {
+            let path = dir.join(&name);
+            if path.extension() == Some(OsStr::new("pc"))
+                && let Some(id) = cache.stat(&path)?
+            {
+                state.field("path", path.as_os_str().as_bytes()).identity("id", &id);
+                files.push(path);
+            }
+        }
+    }
+    let state = state.finish();
+    if let Some(known) = cache.fact("pc-files", &state)?.and_then(|v| v.try_into().ok()) {
+        return Ok(known);
+    }
+    let mut h = Hasher::new("pc-files");
+    for path in files {
+        h.field("path", path.as_os_str().as_bytes());
+        h.field("content", &cache.hash_file(&path).ok().flatten().unwrap_or_default());
+    }
+    let hash = h.finish();
+    cache.set_fact("pc-files", &state, &hash)?;
+    Ok(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_give_habits_away() {
+        let habits = Habits::read(b"\0CFLAGS\0pkg-config\0");
+        assert!(habits.system && habits.pkg_config && !habits.git);
+        assert!(habits.programs.contains("gcc") && habits.programs.contains("pkg-config"));
+        assert!(!habits.programs.contains("protoc"));
+        assert!(Habits::read(b"git rev-parse HEAD").git);
+        assert!(Habits::read(b"").programs.contains("cc"));
+    }
+
+    #[test]
+    fn only_development_packages_count() {
+        let status = |dev: &str, other: &str| {
+            development_packages(
+                format!("Package: zlib1g-dev\nVersion: {dev}\n\nPackage: vim\nVersion: {other}\n").as_bytes(),
+            )
+        };
+        assert_eq!(status("1", "1"), status("1", "2"));
+        assert_ne!(status("1", "1"), status("2", "1"));
+    }
+
+    #[test]
+    fn cross_compilers_are_named_by_the_target() {
+        let env = [("HOST", "x86_64-unknown-linux-gnu"), ("TARGET", "aarch64-unknown-linux-gnu")];
+        let env = env.map(|(k, v)| (k.into(), v.into())).to_vec();
+        let inv = Invocation { argv: vec![], cwd: "/".into(), env };
+        assert!(cross_compilers(&inv).contains(&"aarch64-linux-gnu-gcc".to_owned()));
+    }
+}
