@@ -120,8 +120,10 @@ fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Optio
     if source.meta.nlink() != 1 && !in_place {
         return Ok(None);
     }
-    if executable && source.meta.mode() & 0o111 == 0 {
-        fs::set_permissions(source.path, fs::Permissions::from_mode(0o555))?;
+    // As a compiler would leave it: rustc refuses to replace a file that is not writable.
+    let mode = if executable { 0o755 } else { 0o644 };
+    if source.meta.mode() & 0o777 != mode {
+        fs::set_permissions(source.path, fs::Permissions::from_mode(mode))?;
     }
     if in_place {
         return stamp(dest).map(|id| Some(Placed { mode: LinkMode::Hardlink, id }));

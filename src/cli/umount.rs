@@ -24,7 +24,7 @@ pub struct Umount {
     /// Unmount everything
     #[arg(long, conflicts_with = "dir")]
     all: bool,
-    /// Drop what the mount shows instead of leaving a complete real directory
+    /// Drop what is in the cache anyway instead of leaving a complete real directory; the next build restores it
     #[arg(long)]
     discard: bool,
 }

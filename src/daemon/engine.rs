@@ -23,7 +23,7 @@ use kache_wrapper::cache::{
 };
 
 use super::protocol::{MountInfo, Response};
-use super::{link, mounts};
+use super::{adopt, link, mounts};
 use crate::config::Config;
 use crate::store::Store;
 
@@ -113,6 +113,9 @@ impl Engine {
                 return Ok(explain(&error));
             }
         };
+        if let Err(error) = adopt::links(&self.store, &mount, &pin_owner(dir)) {
+            tracing::warn!(dir = %dir.display(), %error, "cannot tell blobs from other files there");
+        }
         let files = mount.shown().len() as u64;
         let hosted = Arc::new(Hosted {
             dir: dir.to_owned(),
@@ -158,10 +161,16 @@ impl Engine {
     /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
     fn end(&self, hosted: &Arc<Hosted>, discard: bool, force: bool) -> Result<()> {
         let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
+        let mut sound: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
+        sound.retain(|hash| !discard && self.store.looks_sound(hash));
         let done = hosted.mount.write().unwrap_or_else(PoisonError::into_inner).unmount(leave, force)?;
         if done.lost > 0 {
             tracing::warn!(dir = %hosted.dir.display(), lost = done.lost, "views whose blobs were missing are gone");
         }
+        if discard {
+            mounts::forget_freshness(&hosted.dir);
+        }
+        adopt::note_new_links(&self.store, &hosted.dir, &sound);
         self.mounts.write().unwrap_or_else(PoisonError::into_inner).retain(|m| !Arc::ptr_eq(m, hosted));
         mounts::forget(&self.config.cache_dir, &hosted.dir)?;
         self.store.set_pins(&pin_owner(&hosted.dir), &[])?;

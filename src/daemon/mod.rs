@@ -1,5 +1,6 @@
 //! The long-lived process: hosts mounts, answers wrappers from memory, works in the background.
 
+mod adopt;
 pub mod client;
 mod engine;
 pub mod link;

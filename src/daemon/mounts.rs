@@ -60,6 +60,18 @@ pub fn is_stale(dir: &Path) -> bool {
     matches!(kache_fs::mount_state(dir, Duration::from_secs(2)), MountState::Stale)
 }
 
+/// Makes cargo ask for everything in a directory from which views were dropped: what it remembers of them (in
+/// `<profile>/.fingerprint` or `<target>/<profile>/.fingerprint`) is no longer true.
+pub fn forget_freshness(dir: &Path) {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    };
+    for profile in below(dir).into_iter().flat_map(|d| below(&d).into_iter().chain([d])) {
+        let _ = std::fs::remove_dir_all(profile.join(".fingerprint"));
+    }
+}
+
 /// Unmounts what a dead daemon has left at `dir` and makes the directory complete. False when there is nothing.
 pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Result<bool> {
     let stale = is_stale(dir);
@@ -73,6 +85,9 @@ pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Res
     }
     let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
     super::engine::dissolve(config, dir, &state, leave)?;
+    if discard {
+        forget_freshness(dir);
+    }
     forget(&config.cache_dir, dir)?;
     Ok(true)
 }

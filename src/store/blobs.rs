@@ -1,5 +1,8 @@
 //! Blobs on disk: `store/blobs/<2 hex>/<hash>`, mode 0444 (0555 for programs).
 //!
+//! A blob that is a hard link in a target has the mode that a compiler's output has there: rustc refuses to replace a
+//! file that is not writable, also when it runs without kache. Whoever writes into it in place is noticed by its mtime.
+//!
 //! A blob is written under a temporary name, hashed, and published by rename (or link): it is whole or it is not
 //! there. It is not synced; instead its identity (inode, size, mtime) and the machine start are kept in the index. One
 //! that looks different, or that was published shortly before an unclean end of the machine, is read again before it
@@ -172,7 +175,7 @@ impl Store {
             }
             let may_link = sharing == Sharing::Link && meta.nlink() == 1;
             drop(guard);
-            if may_link && self.link_blob(path, meta, hash, mode)? {
+            if may_link && self.link_blob(path, meta, hash)? {
                 return Ok(());
             }
             let guard = RemoveOnDrop(&temp);
@@ -193,7 +196,7 @@ impl Store {
     }
 
     /// Makes the compiler's own file the blob. False when the file system will not.
-    fn link_blob(&self, path: &Path, meta: &fs::Metadata, hash: &Hash, mode: u32) -> Result<bool> {
+    fn link_blob(&self, path: &Path, meta: &fs::Metadata, hash: &Hash) -> Result<bool> {
         let temp = self.temp_path();
         match fs::hard_link(path, &temp) {
             Ok(()) => {}
@@ -203,7 +206,8 @@ impl Store {
         if fs::symlink_metadata(&temp).at("read", &temp)?.ino() != meta.ino() {
             return Err(Error::Changed { path: path.to_owned() });
         }
-        self.publish_temp(&guard, hash, mode)?;
+        // The mode stays: this file is the target's, too.
+        self.publish_temp(&guard, hash, meta.mode() & 0o777)?;
         Ok(true)
     }
 
@@ -334,6 +338,22 @@ impl Store {
     /// Is this blob here and to be trusted?
     pub fn has_blob(&self, hash: &Hash, size: u64) -> Result<bool> {
         self.is_sound(hash, size)
+    }
+
+    /// Does the blob's file look as it did when its bytes were known to be right?
+    pub fn looks_sound(&self, hash: &Hash) -> bool {
+        let Ok(meta) = fs::symlink_metadata(self.blob_path(hash)) else { return false };
+        let id = FileId::of(&meta);
+        let known = self.memory().blobs.get(hash).or_else(|| self.find_blob(hash).ok().flatten());
+        known.is_some_and(|row| row.ino == id.ino && row.mtime_ns == id.mtime_ns && row.size == id.size)
+    }
+
+    /// The blob that a file is, if it is the very file of one.
+    pub fn blob_of(&self, id: &FileId) -> Result<Option<Hash>> {
+        let found = self.blobs_with_inode(id.ino)?;
+        Ok(found.into_iter().find(|hash| {
+            fs::symlink_metadata(self.blob_path(hash)).is_ok_and(|m| (m.dev(), m.ino()) == (id.dev, id.ino))
+        }))
     }
 
     /// Is there a file of this name, whatever is in it?

@@ -133,6 +133,14 @@ impl Store {
         })
     }
 
+    pub(super) fn blobs_with_inode(&self, ino: u64) -> Result<Vec<Hash>> {
+        self.with(|conn| {
+            conn.prepare_cached("SELECT hash FROM blobs WHERE ino = ?")?
+                .query_map([ino as i64], |row| row.get(0))?
+                .collect()
+        })
+    }
+
     /// Forgets a blob and every entry that needs it.
     pub(super) fn drop_blob(&self, hash: &Hash) -> Result<()> {
         self.pending().blobs.remove(hash);

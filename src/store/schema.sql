@@ -15,6 +15,7 @@ CREATE TABLE blobs (
     boot INTEGER NOT NULL,
     published INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX blobs_ino ON blobs (ino);
 CREATE TRIGGER blob_added AFTER INSERT ON blobs BEGIN
     UPDATE meta SET value = value + NEW.disk WHERE name = 'bytes';
 END;

@@ -149,6 +149,8 @@ impl Overlay {
                 Err(error) => return Err(error),
             }
         }
+        // As a compiler would have left it: rustc refuses to replace a file that is not writable.
+        rustix::fs::fchmod(blob, Mode::from_raw_mode(view.mode & 0o777))?;
         let times = Timestamps { last_access: view.atime, last_modification: view.mtime };
         let path = crate::upper::proc_path(blob);
         rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::empty())?;

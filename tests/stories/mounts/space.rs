@@ -67,3 +67,38 @@ fn where_nothing_can_be_mounted_builds_go_on() {
     c.cargo("build").ok();
     assert!(c.prints("target/debug/app").starts_with("base hello"));
 }
+
+/// Files that were restored by hard link before there was a mount are views after it, and nobody gets at the store.
+#[test]
+fn hard_links_of_a_target_become_views() {
+    let world = World::mounted_by(Who::Root);
+    let c = world.checkout("project", "workspace");
+    c.kache_prints("umount");
+    c.cargo("build").ok();
+    c.sh("rm -rf target");
+    c.cargo("build").ok().all_hit();
+    let linked = c.sh("find target -name 'libbase-*.rlib' -links +1");
+    assert!(!linked.is_empty(), "restored by hard link on this file system");
+    c.kache_prints("mount");
+    let views =
+        c.sh("getfattr -R -n user.kache.blob target/debug/deps 2>/dev/null | grep -c ^user.kache.blob");
+    assert!(views.trim().parse::<u32>().unwrap() > 3, "{views}");
+    c.cargo("build").ok().fresh();
+    c.sh("for f in target/debug/deps/lib*.rlib; do chmod u+w $f; echo more >> $f; done");
+    c.kache_prints("doctor --verify");
+}
+
+/// A target whose files are hard links to blobs is an ordinary one for a compiler without kache.
+#[test]
+fn without_kache_a_restored_target_can_be_built_in() {
+    let world = World::plain();
+    let c = world.checkout("project", "workspace");
+    c.cargo("build").ok();
+    c.clean();
+    c.cargo("build").ok().all_hit();
+    c.edit("base/src/words.rs", "hello", "bye");
+    let output = c.without_env("RUSTC_WRAPPER").cargo_output(["build"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(c.prints("target/debug/app").starts_with("base bye"));
+    c.kache_prints("doctor --verify");
+}
