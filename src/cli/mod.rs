@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod fork;
 pub mod format;
 mod gc;
 mod init;
@@ -13,6 +14,7 @@ mod mount;
 mod mounts;
 mod purge;
 mod report;
+mod snapshot;
 mod stats;
 mod umount;
 mod why_miss;
@@ -57,6 +59,10 @@ enum Command {
     Mount(mount::Mount),
     /// Unmount, leaving a complete real directory
     Umount(umount::Umount),
+    /// Fill an empty target directory from a snapshot, so that there is nothing to build
+    Fork(fork::Fork),
+    /// Keep a whole target directory for forks
+    Snapshot(snapshot::Snapshot),
     /// What is mounted
     Mounts(mounts::Mounts),
     /// Empty a target directory, mounted or not
@@ -98,6 +104,8 @@ fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
         Command::Config(args) => config::run(args, config),
         Command::Mount(args) => mount::run(args, config),
         Command::Umount(args) => umount::run(args, config),
+        Command::Fork(args) => fork::run(args, config),
+        Command::Snapshot(args) => snapshot::run(args, config),
         Command::Mounts(args) => mounts::run(args, config),
         Command::Daemon(args) => daemon::run(args, config),
     }

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod engine;
+mod forks;
 pub mod link;
 pub mod mounts;
 pub mod protocol;

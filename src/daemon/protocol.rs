@@ -76,6 +76,8 @@ pub enum Body {
     Clean {
         dir: PathBuf,
     },
+    /// About snapshots and forks.
+    Tree(crate::snapshot::Request),
     Mounts,
     /// Paths of a mount on which memory and journal do not agree.
     CheckMount {
@@ -98,6 +100,7 @@ pub enum Response {
         already: bool,
         files: u64,
     },
+    Tree(crate::snapshot::Answer),
     Mounts(Vec<MountInfo>),
     Disagreements(Vec<PathBuf>),
     Status(Status),
