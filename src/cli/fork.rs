@@ -52,7 +52,7 @@ pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
 }
 
 /// The daemon, if it hosts a mount of this directory.
-fn client_of(config: &Config, dir: &Path) -> Result<Option<Client>> {
+pub fn client_of(config: &Config, dir: &Path) -> Result<Option<Client>> {
     let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
     match client.ask(Body::Mounts, PATIENCE).context("the daemon does not answer")? {
         Response::Mounts(mounts) => Ok(mounts.iter().any(|m| m.dir == dir).then_some(client)),

@@ -8,11 +8,13 @@ mod doctor;
 mod fork;
 pub mod format;
 mod gc;
+mod hook;
 mod init;
 mod list;
 mod mount;
 mod mounts;
 mod purge;
+mod refresh;
 mod report;
 mod snapshot;
 mod stats;
@@ -63,6 +65,8 @@ enum Command {
     Fork(fork::Fork),
     /// Keep a whole target directory for forks
     Snapshot(snapshot::Snapshot),
+    /// Judge a mounted target directory again, by content instead of times
+    Refresh(refresh::Refresh),
     /// What is mounted
     Mounts(mounts::Mounts),
     /// Empty a target directory, mounted or not
@@ -104,6 +108,7 @@ fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
         Command::Config(args) => config::run(args, config),
         Command::Mount(args) => mount::run(args, config),
         Command::Umount(args) => umount::run(args, config),
+        Command::Refresh(args) => refresh::run(args, config),
         Command::Fork(args) => fork::run(args, config),
         Command::Snapshot(args) => snapshot::run(args, config),
         Command::Mounts(args) => mounts::run(args, config),
