@@ -67,6 +67,11 @@ impl World {
         World::with(Mode::Mounted, who == Who::User)
     }
 
+    /// In one mode, whatever the environment asks for.
+    pub fn in_mode(mode: Mode) -> World {
+        World::with(mode, false)
+    }
+
     /// The same as a user who cannot write everywhere.
     pub fn plain_unprivileged() -> World {
         World::with(Mode::Plain, true)
