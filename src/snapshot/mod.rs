@@ -13,6 +13,7 @@ pub mod fork;
 mod freshness;
 mod inputs;
 pub mod materialize;
+mod object;
 pub mod place;
 pub mod refresh;
 pub mod take;

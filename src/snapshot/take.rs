@@ -14,6 +14,7 @@ use kache_wrapper::cache::{Cache, Sharing};
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
+use super::object;
 use super::place::{Base, Place};
 use super::tree::{self, File, Item, Listing};
 use super::units::{self, Found, Kind, Unit};
@@ -212,7 +213,7 @@ fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<Rel
                 class
             }
         };
-        if class != NAMELESS {
+        if class == TEXT || class == BINARY {
             names.insert(path.clone(), class == TEXT);
         }
     }
@@ -222,6 +223,8 @@ fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<Rel
 const NAMELESS: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
+/// Only debuggers would see it.
+const DEBUG: u8 = 3;
 
 fn class(store: &Store, file: &File, salt: &blake3::Hash, needles: &[&[u8]]) -> Result<u8> {
     let mut key = blake3::Hasher::new();
@@ -234,19 +237,21 @@ fn class(store: &Store, file: &File, salt: &blake3::Hash, needles: &[&[u8]]) -> 
     let scanned = crate::store::scan_at(&blob, needles)?;
     let class = if !scanned.contains.contains(&true) {
         NAMELESS
-    } else if is_text(blob)? {
-        TEXT
     } else {
-        BINARY
+        let mut bytes = Vec::with_capacity(file.size as usize);
+        BufReader::new(blob).read_to_end(&mut bytes)?;
+        match is_text(&bytes) {
+            true => TEXT,
+            false if object::only_in_debug(&bytes, needles) => DEBUG,
+            false => BINARY,
+        }
     };
     let _ = store.set_fact("names", &key, &[class]);
     Ok(class)
 }
 
-fn is_text(blob: fs::File) -> io::Result<bool> {
-    let mut bytes = Vec::new();
-    BufReader::new(blob).read_to_end(&mut bytes)?;
-    Ok(!bytes.contains(&0) && std::str::from_utf8(&bytes).is_ok())
+fn is_text(bytes: &[u8]) -> bool {
+    !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
 }
 
 /// rustc's own, which it checks itself.

@@ -41,7 +41,7 @@ fn mutate(c: &Checkout, dice: &mut Dice) -> String {
         }
         7 => {
             let text = c.read("app/Cargo.toml");
-            c.write("app/Cargo.toml", text.replace("version = \"0.1.0\"", &format!("version = \"0.1.{n}\"")));
+            c.write("app/Cargo.toml", text.replace("version = \"1.0.0\"", &format!("version = \"1.0.{n}\"")));
             "change a version".into()
         }
         8 => {
