@@ -191,6 +191,8 @@ impl Engine {
                 tracing::warn!(dir = %hosted.dir.display(), %error, "cannot unmount in order");
             }
         }
+        // The next daemon gets the journals only when nobody has them, and threads that wait for clients end late.
+        self.mounts.write().unwrap_or_else(PoisonError::into_inner).clear();
         if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "cannot write to the index");
         }

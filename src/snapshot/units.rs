@@ -95,11 +95,9 @@ pub fn find(listing: &Listing, read: &Reader, place: &Place) -> Vec<Found> {
         found.push(unit);
     }
     // A run's inputs are relative to its package, which the script's own compile tells.
-    for at in 0..found.len() {
-        if found[at].unit.kind == Kind::RunBuildScript {
-            let root = found[at].unit.deps.iter().find_map(|dep| roots.get(dep)).cloned();
-            run_inputs(&mut found[at], root.as_deref(), place);
-        }
+    for run in found.iter_mut().filter(|f| f.unit.kind == Kind::RunBuildScript) {
+        let root = run.unit.deps.iter().find_map(|dep| roots.get(dep));
+        run_inputs(run, root.map(PathBuf::as_path), place);
     }
     found
 }

@@ -59,7 +59,7 @@ impl World {
 
     /// Without mounts and daemon, whatever the mode: for what has nothing to do with them.
     pub fn plain() -> World {
-        World::with(Mode::Plain, false)
+        World::in_mode(Mode::Plain)
     }
 
     /// With mounts and a daemon, whatever the mode.
