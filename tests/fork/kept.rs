@@ -1,7 +1,7 @@
 //! Which snapshots there are, and how long they stay.
 
 use super::support::World;
-use super::worktree::{built, copy, fork, forked};
+use super::worktree::{built, copy, forked};
 
 #[test]
 fn snapshots_are_listed_pinned_and_removed() {

@@ -1,6 +1,7 @@
 //! A branch is checked out and back: what has its old content again is fresh again. Only mounts can do that.
 
-use super::support::{Mode, World};
+use super::support::World;
+use super::support::world::Mode;
 use super::worktree::same_as_plain;
 
 fn world() -> World {
