@@ -52,6 +52,16 @@ pub fn judge(
             Err(reason) => Verdict::Stale(reason),
         })
         .collect();
+    // The times that a fork shows are not older than the newest input. An edit in between must not be covered by that.
+    let changed = inputs.changed();
+    if !changed.is_empty() {
+        for (unit, verdict) in units.iter().zip(&mut verdicts) {
+            let mut paths = unit.inputs.iter().filter_map(|(spot, _)| to.path(spot));
+            if paths.any(|p| changed.contains(&p)) {
+                *verdict = Verdict::Stale("an input is being written".into());
+            }
+        }
+    }
     spread(units, &mut verdicts);
     (verdicts, newest)
 }

@@ -62,6 +62,19 @@ impl<'a> Inputs<'a> {
         state
     }
 
+    /// Those that look different from when they were looked at: somebody writes to them right now.
+    pub fn changed(&self) -> BTreeSet<PathBuf> {
+        let known = self.known();
+        let on_disk = known.iter().filter(|(path, _)| self.place.spot(path).base != Base::Target);
+        on_disk
+            .filter(|(path, state)| {
+                let now = fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| mtime(&m));
+                now.is_some_and(|now| state.is_none_or(|s| s.mtime_ns != now))
+            })
+            .map(|(path, _)| path.clone())
+            .collect()
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<State>>> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -220,6 +220,9 @@ fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<Rel
     Ok(names)
 }
 
+/// Changes when the classes below change meaning.
+const CLASSES: u8 = 1;
+
 const NAMELESS: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -228,7 +231,7 @@ const DEBUG: u8 = 3;
 
 fn class(store: &Store, file: &File, salt: &blake3::Hash, needles: &[&[u8]]) -> Result<u8> {
     let mut key = blake3::Hasher::new();
-    key.update(salt.as_bytes()).update(&file.hash);
+    key.update(&[CLASSES]).update(salt.as_bytes()).update(&file.hash);
     let key = *key.finalize().as_bytes();
     if let Some(&[class]) = store.fact("names", &key).ok().flatten().as_deref() {
         return Ok(class);

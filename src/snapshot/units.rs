@@ -172,8 +172,10 @@ fn compile(
     let rustc = all.iter().find(|p| p.as_bytes().ends_with(b".d")).ok_or("there is no dep-info of rustc")?;
     let rustc = read(rustc).map_err(|_| "rustc's dep-info cannot be read")?;
     for (name, value) in env_deps(&rustc) {
-        // Paths that a program asks for by name may be baked into it in ways that nobody can see.
-        if name != b"OUT_DIR" && place.own().iter().any(|p| contains(value, p.as_os_str().as_bytes())) {
+        // Paths that a program asks for by name may be baked into it in ways that nobody can see. Where a build script
+        // has put its files is asked for to include them, hardly ever for anything else: there it is enough that no
+        // output shows the path.
+        if name != b"OUT_DIR" && names_checkout(value, place) {
             found.unit.bound = format!("it was made with {}", String::from_utf8_lossy(name));
         }
     }
@@ -340,8 +342,13 @@ fn env_deps(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-fn contains(text: &[u8], needle: &[u8]) -> bool {
-    memchr::memmem::find(text, needle).is_some()
+/// Does a value name the checkout other than as a path in the target directory?
+fn names_checkout(value: &[u8], place: &Place) -> bool {
+    let target = place.target.as_os_str().as_bytes();
+    let own = place.own();
+    let inside =
+        |at: usize| value[at..].strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+    own.iter().any(|p| memchr::memmem::find_iter(value, p.as_os_str().as_bytes()).any(|at| !inside(at)))
 }
 
 /// Cargo writes the bytes of the number, lowest first, in hexadecimal.
@@ -359,6 +366,20 @@ mod tests {
         assert_eq!(from_hex(b"0100000000000000"), Some(1));
         assert_eq!(from_hex(b""), None);
         assert_eq!(from_hex(b"01000000000000000"), None);
+    }
+
+    #[test]
+    fn a_path_in_the_target_is_not_the_checkout() {
+        let place = Place {
+            workspace: "/w".into(),
+            repository: None,
+            target: "/w/target".into(),
+            cargo_home: "/c".into(),
+        };
+        assert!(!names_checkout(b"/w/target/debug/build/x/out:/w/target", &place));
+        assert!(names_checkout(b"/w/target/debug:/w/src", &place));
+        assert!(names_checkout(b"/w", &place));
+        assert!(names_checkout(b"/w/target2", &place));
     }
 
     #[test]
