@@ -164,7 +164,14 @@ fn dropped(units: &[Unit], verdicts: &[Verdict], moved: bool) -> HashSet<RelPath
         }
         let dir = units::path_of(&unit.dir);
         match unit.kind {
-            Kind::Compile => drop(dropped.insert(dir.join(format!("dep-{}", unit.name)))),
+            Kind::Compile => {
+                dropped.insert(dir.join(format!("dep-{}", unit.name)));
+                // By this file the wrapper knows a unit that was built here before: somebody edits it, and the result
+                // is not worth storing. In another checkout this is a first build.
+                if moved && !unit.rustc_dep_info.is_empty() {
+                    dropped.insert(units::path_of(&unit.rustc_dep_info));
+                }
+            }
             // What it has made may name the donor, or be half of what the next run makes.
             Kind::RunBuildScript if moved => drop(run_dir(&dir).map(|d| dropped.insert(d))),
             Kind::RunBuildScript => drop(run_dir(&dir).map(|d| dropped.insert(d.join("output")))),

@@ -26,6 +26,8 @@ pub struct Unit {
     /// `lib-serde`, `run-build-script-build-script-build`.
     pub name: String,
     pub kind: Kind,
+    /// rustc's dep-info of a compile.
+    pub rustc_dep_info: RelPathBytes,
     /// Cargo's hash, by which other units refer to this one.
     pub fingerprint: u64,
     pub deps: Vec<u64>,
@@ -128,6 +130,7 @@ fn one(
         dir: dir.as_bytes().to_vec(),
         name: name.to_owned(),
         kind,
+        rustc_dep_info: Vec::new(),
         fingerprint,
         deps: parsed.deps.iter().map(|d| d.3).collect(),
         inputs: Vec::new(),
@@ -170,6 +173,7 @@ fn compile(
         return Err("its outputs have no hash in their names");
     }
     let rustc = all.iter().find(|p| p.as_bytes().ends_with(b".d")).ok_or("there is no dep-info of rustc")?;
+    found.unit.rustc_dep_info = rustc.as_bytes().to_vec();
     let rustc = read(rustc).map_err(|_| "rustc's dep-info cannot be read")?;
     for (name, value) in env_deps(&rustc) {
         // Paths that a program asks for by name may be baked into it in ways that nobody can see. Where a build script

@@ -135,3 +135,12 @@ fn an_absolute_include_of_the_donor_becomes_one_of_the_fork() {
     other.cargo("build").ok();
     assert_eq!(other.prints("target/debug/a"), "three\n");
 }
+
+#[test]
+fn what_is_different_here_is_stored_for_others() {
+    let (world, other, run) = differing(|c| c.edit("base/src/words.rs", "hello", "branch"));
+    run.missed(&["base lib", "app bin"]);
+    let third = copy(&other, "third");
+    third.cargo("build").ok().all_hit();
+    drop(world);
+}
