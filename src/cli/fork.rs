@@ -32,13 +32,14 @@ pub struct Fork {
 
 pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
     let dir = absolute(&args.dir)?;
-    let from = from(args.from.as_deref());
+    let from_name = args.from.as_deref();
+    let from = from(from_name);
     let Some(place) = place(&dir)? else {
         bail!("{} belongs to no cargo workspace", dir.display());
     };
     let answer = match client_of(config, &dir)? {
-        Some(mut client) => ask(&mut client, place, from)?,
-        None => crate::snapshot::materialize::run(config, place, &from, &checkout::toolchain(&cwd()?))?,
+        Some(mut client) => ask(&mut client, place, from, toolchain(from_name)?)?,
+        None => crate::snapshot::materialize::run(config, place, &from, &wait(toolchain(from_name)?))?,
     };
     match answer {
         Answer::Forked(report) => tell(&report, args.verbose),
@@ -80,10 +81,22 @@ fn cwd() -> Result<PathBuf> {
     std::env::current_dir().context("the current directory is gone")
 }
 
+/// What the compiler says that it is, asked for while other things happen.
+pub type Toolchain = Option<std::thread::JoinHandle<String>>;
+
+/// Begins to ask, if somebody who has not named a snapshot needs to know.
+pub fn toolchain(from: Option<&str>) -> Result<Toolchain> {
+    let dir = cwd()?;
+    Ok(from.is_none().then(|| std::thread::spawn(move || checkout::toolchain(&dir))))
+}
+
+fn wait(toolchain: Toolchain) -> String {
+    toolchain.and_then(|t| t.join().ok()).unwrap_or_default()
+}
+
 /// Has the daemon fork into a mount.
-pub fn ask(client: &mut Client, place: Place, from: From) -> Result<Answer> {
-    let toolchain = if from == From::Best { checkout::toolchain(&cwd()?) } else { String::new() };
-    about_trees(client, Request::Fork { place, from, toolchain })
+pub fn ask(client: &mut Client, place: Place, from: From, toolchain: Toolchain) -> Result<Answer> {
+    about_trees(client, Request::Fork { place, from, toolchain: wait(toolchain) })
 }
 
 pub fn about_trees(client: &mut Client, request: Request) -> Result<Answer> {

@@ -47,19 +47,23 @@ pub fn run(args: &Mount, config: &Config) -> Result<ExitCode> {
     if args.foreground {
         return foreground(config, &dir, args.if_available);
     }
+    let toolchain = match args.empty || args.refresh {
+        true => None,
+        false => fork::toolchain(args.from.as_deref())?,
+    };
     let mut client = daemon::start::ensure_current(config)?;
     let answer = client
         .ask(Body::Mount { dir: dir.clone(), empty: false }, PATIENCE)
         .context("the daemon does not answer")?;
     let code = report(&answer, &args.dir, args.if_available)?;
     if matches!(answer, Response::Mounted { .. }) {
-        fill(args, &mut client, &dir)?;
+        fill(args, &mut client, &dir, toolchain)?;
     }
     Ok(code)
 }
 
 /// Forks into an empty mount, or judges a full one again.
-fn fill(args: &Mount, client: &mut Client, dir: &Path) -> Result<()> {
+fn fill(args: &Mount, client: &mut Client, dir: &Path, toolchain: fork::Toolchain) -> Result<()> {
     let Some(place) = fork::place(dir)? else {
         if args.from.is_some() || args.refresh {
             bail!("{} belongs to no cargo workspace", dir.display());
@@ -75,7 +79,7 @@ fn fill(args: &Mount, client: &mut Client, dir: &Path) -> Result<()> {
     if args.empty {
         return fork::about_trees(client, Request::Know { place }).map(drop);
     }
-    match fork::ask(client, place, fork::from(args.from.as_deref())) {
+    match fork::ask(client, place, fork::from(args.from.as_deref()), toolchain) {
         Ok(Answer::Forked(report)) => fork::tell(&report, false),
         Ok(Answer::NotEmpty) if args.from.is_some() => bail!("{} is not empty", dir.display()),
         Ok(_) => {}
