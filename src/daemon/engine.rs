@@ -351,7 +351,7 @@ impl Hosted {
     }
 
     /// Removes everything.
-    fn clear(&self) -> kache_fs::Result<()> {
+    pub(super) fn clear(&self) -> kache_fs::Result<()> {
         let mount = self.mount();
         for entry in mount.walk()? {
             if entry.path.components().count() == 1 {

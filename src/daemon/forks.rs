@@ -113,7 +113,13 @@ impl Engine {
         let plan = fork::plan(&self.store, &snapshot, &listing, &place)?;
         fork::check_blobs(&self.store, &plan)?;
         self.store.add_pins(&pin_owner(&hosted.dir), &fork::blobs(&plan))?;
-        hosted.mount().place(&fork::placements(&plan))?;
+        let placed = hosted.mount().place(&fork::placements(&plan));
+        if placed.is_err()
+            && let Err(error) = hosted.clear()
+        {
+            tracing::warn!(dir = %hosted.dir.display(), %error, "half a fork stays");
+        }
+        placed?;
         hosted.sealed.store(false, Ordering::Relaxed);
         self.note(&hosted.dir, &row.id, plan.fresh, plan.saved_ms, plan.bytes)?;
         let fork::Plan { fresh, stale, saved_ms, bytes, .. } = plan;
