@@ -3,7 +3,7 @@
 //! `KACHE_TEST_MODE` is as for the stories: forks into mounts, or into plain directories.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
 mod donor;
