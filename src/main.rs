@@ -9,6 +9,7 @@ mod launcher;
 mod log;
 mod restore;
 mod script;
+mod snapshot;
 mod store;
 mod wrap;
 

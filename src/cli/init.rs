@@ -18,9 +18,17 @@ pub struct Init {
     /// Say what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Only add a post-checkout hook to this git repository, that keeps units fresh over checkouts
+    #[arg(long, conflicts_with_all = ["project", "force", "dry_run"])]
+    git_hook: bool,
 }
 
 pub fn run(args: &Init) -> Result<ExitCode> {
+    if args.git_hook {
+        let path = super::hook::install(&program()?)?;
+        println!("{} refreshes mounted targets after a checkout", path.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let path = if args.project { PathBuf::from(".cargo/config.toml") } else { user_file()? };
     let old = match std::fs::read_to_string(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),

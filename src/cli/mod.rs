@@ -5,14 +5,18 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod fork;
 pub mod format;
 mod gc;
+mod hook;
 mod init;
 mod list;
 mod mount;
 mod mounts;
 mod purge;
+mod refresh;
 mod report;
+mod snapshot;
 mod stats;
 mod umount;
 mod why_miss;
@@ -57,6 +61,12 @@ enum Command {
     Mount(mount::Mount),
     /// Unmount, leaving a complete real directory
     Umount(umount::Umount),
+    /// Fill an empty target directory from a snapshot, so that there is nothing to build
+    Fork(fork::Fork),
+    /// Keep a whole target directory for forks
+    Snapshot(snapshot::Snapshot),
+    /// Judge a mounted target directory again, by content instead of times
+    Refresh(refresh::Refresh),
     /// What is mounted
     Mounts(mounts::Mounts),
     /// Empty a target directory, mounted or not
@@ -98,6 +108,9 @@ fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
         Command::Config(args) => config::run(args, config),
         Command::Mount(args) => mount::run(args, config),
         Command::Umount(args) => umount::run(args, config),
+        Command::Refresh(args) => refresh::run(args, config),
+        Command::Fork(args) => fork::run(args, config),
+        Command::Snapshot(args) => snapshot::run(args, config),
         Command::Mounts(args) => mounts::run(args, config),
         Command::Daemon(args) => daemon::run(args, config),
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::format;
 use crate::config::{self, Config};
 use crate::daemon;
-use crate::store::{EventFilter, Totals};
+use crate::store::{EventFilter, ForkTotals, Totals};
 
 #[derive(Debug, Args)]
 pub struct Stats {
@@ -39,6 +39,8 @@ struct Numbers {
     /// Bytes of outputs that hits restored, and those of them that were not copied.
     restored_bytes: u64,
     shared_bytes: u64,
+    /// Forks of whole target directories, and what they saved.
+    forks: ForkTotals,
     store: Totals,
     max_size: u64,
 }
@@ -65,6 +67,7 @@ pub fn run(args: &Stats, config: &Config) -> Result<ExitCode> {
         saved_ms: hits().map(|e| e.saved_ms).sum(),
         restored_bytes: hits().map(|e| e.bytes).sum(),
         shared_bytes: hits().filter(|e| e.link_mode != Some(LinkMode::Copy)).map(|e| e.bytes).sum(),
+        forks: store.fork_totals((format::ms_ago(args.since) / 1000) as i64)?,
         store: store.totals()?,
         max_size: store.max_size(),
     };
@@ -95,6 +98,15 @@ fn print(n: &Numbers) {
         format::bytes(n.restored_bytes),
         format::bytes(n.shared_bytes)
     );
+    if n.forks.forks > 0 {
+        println!(
+            "forks       {:>8}  ({} units fresh, {} of compiling saved, {} not copied)",
+            n.forks.forks,
+            n.forks.fresh,
+            format::span_ms(n.forks.saved_ms),
+            format::bytes(n.forks.bytes)
+        );
+    }
     let (bytes, max) = (format::bytes(n.store.bytes), format::bytes(n.max_size));
     println!("store       {bytes:>12}  of {max}, {} entries, {} blobs", n.store.entries, n.store.blobs);
 }

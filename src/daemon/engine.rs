@@ -25,6 +25,7 @@ use kache_wrapper::cache::{
 use super::protocol::{MountInfo, Response};
 use super::{adopt, link, mounts};
 use crate::config::Config;
+use crate::snapshot::place::Place;
 use crate::store::Store;
 
 /// A file that nobody has written to for so long becomes a view in the background.
@@ -37,21 +38,25 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 48);
 
 pub struct Engine {
     config: Config,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     mounts: RwLock<Vec<Arc<Hosted>>>,
     last_seal: Mutex<Instant>,
     resolved: Resolved,
 }
 
-struct Hosted {
-    dir: PathBuf,
+pub(super) struct Hosted {
+    pub(super) dir: PathBuf,
     /// Written only to unmount.
     mount: RwLock<Mount>,
     /// In place of a device number, for the inode numbers of this mount.
     id: u64,
     since: SystemTime,
     /// Nothing is left to seal until something changes.
-    sealed: AtomicBool,
+    pub(super) sealed: AtomicBool,
+    /// Which checkout it belongs to, once that is known.
+    pub(super) place: Mutex<Option<Place>>,
+    /// The last change that the last snapshot has.
+    pub(super) taken: Mutex<Option<Instant>>,
 }
 
 impl Engine {
@@ -123,6 +128,8 @@ impl Engine {
             since: SystemTime::now(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             sealed: false.into(),
+            place: Mutex::default(),
+            taken: Mutex::default(),
         });
         self.pin(&hosted);
         all.push(hosted);
@@ -133,6 +140,9 @@ impl Engine {
         let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else {
             return Response::Failed(format!("{} is not mounted", dir.display()));
         };
+        if !discard && let Err(error) = self.take(&hosted) {
+            tracing::debug!(dir = %dir.display(), %error, "no snapshot");
+        }
         match self.end(&hosted, discard, false) {
             Ok(()) => Response::Done,
             Err(error) => Response::Failed(format!("{error:#}")),
@@ -190,6 +200,8 @@ impl Engine {
                 tracing::warn!(dir = %hosted.dir.display(), %error, "cannot unmount in order");
             }
         }
+        // The next daemon gets the journals only when nobody has them, and threads that wait for clients end late.
+        self.mounts.write().unwrap_or_else(PoisonError::into_inner).clear();
         if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "cannot write to the index");
         }
@@ -268,14 +280,19 @@ impl Engine {
     }
 
     /// Tells gc what a mount shows.
-    fn pin(&self, hosted: &Hosted) {
+    pub(super) fn pin(&self, hosted: &Hosted) {
         let shown: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
-        if let Err(error) = self.store.set_pins(&pin_owner(&hosted.dir), &shown) {
+        let pinned = self.store.set_pins(&pin_owner(&hosted.dir), &shown);
+        if let Err(error) = pinned.and_then(|()| self.store.register_blobs(&shown)) {
             tracing::warn!(%error, "cannot pin what a mount shows");
         }
     }
 
-    fn all(&self) -> Vec<Arc<Hosted>> {
+    pub(super) fn cache_dir(&self) -> &Path {
+        &self.config.cache_dir
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Hosted>> {
         self.mounts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -338,12 +355,12 @@ impl Hosted {
         }
     }
 
-    fn mount(&self) -> RwLockReadGuard<'_, Mount> {
+    pub(super) fn mount(&self) -> RwLockReadGuard<'_, Mount> {
         self.mount.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes everything.
-    fn clear(&self) -> kache_fs::Result<()> {
+    pub(super) fn clear(&self) -> kache_fs::Result<()> {
         let mount = self.mount();
         for entry in mount.walk()? {
             if entry.path.components().count() == 1 {
@@ -531,12 +548,12 @@ fn file_id(hosted: &Hosted, stat: &Stat) -> FileId {
     }
 }
 
-fn pin_owner(dir: &Path) -> String {
+pub(super) fn pin_owner(dir: &Path) -> String {
     format!("mount {}", dir.display())
 }
 
 /// Not: lock files, and what is small and changes with every build anyway is fine to seal too.
-fn is_worth_sealing(path: &RelPath) -> bool {
+pub(super) fn is_worth_sealing(path: &RelPath) -> bool {
     let name = path.as_path().file_name().unwrap_or_default();
     name != ".cargo-lock" && name != ".cargo-artifact-lock" && name != ".cargo-build-lock"
 }

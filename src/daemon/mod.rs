@@ -3,6 +3,7 @@
 mod adopt;
 pub mod client;
 mod engine;
+mod forks;
 pub mod link;
 pub mod mounts;
 pub mod protocol;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 2");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 3");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -76,6 +76,8 @@ pub enum Body {
     Clean {
         dir: PathBuf,
     },
+    /// About snapshots and forks.
+    Tree(crate::snapshot::Request),
     Mounts,
     /// Paths of a mount on which memory and journal do not agree.
     CheckMount {
@@ -98,6 +100,7 @@ pub enum Response {
         already: bool,
         files: u64,
     },
+    Tree(crate::snapshot::Answer),
     Mounts(Vec<MountInfo>),
     Disagreements(Vec<PathBuf>),
     Status(Status),

@@ -80,6 +80,7 @@ fn serve(server: &Arc<Server>, listener: &Arc<UnixListener>, bed: &signals::Bed,
     while !signals::ending() {
         bed.sleep(TICK);
         server.engine.tick();
+        server.engine.snapshot_quiet();
         let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
         if idle && server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle() {
             break;
@@ -188,6 +189,7 @@ impl Server {
             Body::Mount { dir, empty } => engine.mount(&dir, empty),
             Body::Umount { dir, discard } => engine.umount(&dir, discard),
             Body::Clean { dir } => engine.clean(&dir),
+            Body::Tree(request) => engine.tree(request),
             Body::Mounts => Response::Mounts(engine.mounts()),
             Body::CheckMount { dir } => engine.check(&dir),
             Body::Status => Response::Status(self.status()),

@@ -211,7 +211,7 @@ impl Store {
         Ok(true)
     }
 
-    fn publish_temp(&self, temp: &RemoveOnDrop, hash: &Hash, mode: u32) -> Result<()> {
+    pub(super) fn publish_temp(&self, temp: &RemoveOnDrop, hash: &Hash, mode: u32) -> Result<()> {
         fs::set_permissions(temp.0, fs::Permissions::from_mode(mode)).at("set the mode of", temp.0)?;
         let path = self.blob_path(hash);
         match fs::rename(temp.0, &path) {
@@ -231,7 +231,7 @@ impl Store {
         Ok(())
     }
 
-    fn note_blob(&self, hash: &Hash, meta: &fs::Metadata) {
+    pub(super) fn note_blob(&self, hash: &Hash, meta: &fs::Metadata) {
         let row = self.row(meta);
         self.memory().blobs.put(*hash, row, 160);
         self.pending().blobs.insert(*hash, row);
@@ -450,7 +450,7 @@ fn devices(from: u64, to: u64) -> Hash {
     key
 }
 
-struct RemoveOnDrop<'a>(&'a Path);
+pub(super) struct RemoveOnDrop<'a>(pub(super) &'a Path);
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {

@@ -25,12 +25,12 @@ use super::error::{At, Error, Result, is_corruption};
 use super::lock;
 
 /// `PRAGMA user_version` of the schema below. A change of the schema appends a migration.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 const CHECKPOINT_PAGES: u32 = 256;
 
 /// Step `i` takes a database from version `i` to `i + 1`.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql"), include_str!("snapshots.sql")];
 
 /// Opens the index in `dir`, making directories and file when needed.
 ///

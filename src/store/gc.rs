@@ -50,11 +50,12 @@ impl Store {
         if self.blob_bytes()? > max_size {
             let target = max_size / 100 * TARGET_PERCENT;
             while self.blob_bytes()? > target {
+                let forgotten = self.forget_old_snapshot()?;
                 let evicted = self.evict_oldest()?;
                 report.entries += evicted;
                 // Their blobs had their time.
                 self.remove_unneeded(&mut report, i64::MAX)?;
-                if evicted == 0 {
+                if evicted == 0 && !forgotten {
                     break;
                 }
             }
@@ -97,6 +98,26 @@ impl Store {
         })?;
         self.remove_unneeded(&mut report, i64::MAX)?;
         Ok(report)
+    }
+
+    /// Forgets the snapshot that was used longest ago if no entry is older, or if none can go: what a snapshot holds,
+    /// evicting entries does not give back.
+    fn forget_old_snapshot(&self) -> Result<bool> {
+        let Some((id, used)) = self.oldest_snapshot()? else { return Ok(false) };
+        let oldest_entry: Option<i64> = self.with(|conn| {
+            conn.query_row(
+                "SELECT min(used) FROM uses WHERE EXISTS (
+                     SELECT 1 FROM entry_blobs b WHERE b.entry = uses.entry
+                     AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.hash = b.hash))",
+                [],
+                |row| row.get(0),
+            )
+        })?;
+        if oldest_entry.is_some_and(|entry| entry < used) {
+            return Ok(false);
+        }
+        self.remove_snapshot(&id)?;
+        Ok(true)
     }
 
     /// Forgets some of the entries that were used longest ago, among those whose blobs nothing else holds: others

@@ -280,7 +280,7 @@ pub(super) fn insert_entry(tx: &Transaction, publication: &Publication, now: i64
     Ok(())
 }
 
-fn insert_pins(conn: &Connection, owner: &str, hashes: &[Hash]) -> rusqlite::Result<()> {
+pub(super) fn insert_pins(conn: &Connection, owner: &str, hashes: &[Hash]) -> rusqlite::Result<()> {
     let mut put = conn.prepare_cached("INSERT OR IGNORE INTO pins (hash, owner) VALUES (?, ?)")?;
     for hash in hashes {
         put.execute((hash, owner))?;

@@ -15,6 +15,7 @@ mod pending;
 #[cfg(test)]
 mod scale;
 mod scan;
+mod snapshots;
 pub mod sys;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use rusqlite::Connection;
 pub use error::Result;
 pub use index::{EventFilter, Totals};
 pub use scan::scan_at;
+pub use snapshots::{ForkTotals, SnapshotRow};
 
 /// 32 raw bytes: a blob's hash, or a key.
 pub type Hash = [u8; 32];

@@ -59,12 +59,17 @@ impl World {
 
     /// Without mounts and daemon, whatever the mode: for what has nothing to do with them.
     pub fn plain() -> World {
-        World::with(Mode::Plain, false)
+        World::in_mode(Mode::Plain)
     }
 
     /// With mounts and a daemon, whatever the mode.
     pub fn mounted_by(who: Who) -> World {
         World::with(Mode::Mounted, who == Who::User)
+    }
+
+    /// In one mode, whatever the environment asks for.
+    pub fn in_mode(mode: Mode) -> World {
+        World::with(mode, false)
     }
 
     /// The same as a user who cannot write everywhere.

@@ -10,7 +10,7 @@ pub mod cache;
 pub mod claim;
 mod closure;
 pub mod compile;
-mod depinfo;
+pub mod depinfo;
 mod exec;
 pub mod finish;
 mod hasher;

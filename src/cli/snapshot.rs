@@ -1,0 +1,130 @@
+//! `kache snapshot`: whole target directories, kept for forks.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+use super::fork::{about_trees, place};
+use super::format;
+use super::mount::absolute;
+use crate::config::Config;
+use crate::daemon::client::Client;
+use crate::snapshot::{Answer, Request, checkout, choose, take};
+use crate::store::SnapshotRow;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Snapshot {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Target directory, mounted or not [default: ./target]
+    #[arg(default_value = "target")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Snapshots, newest first
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep a snapshot until it is unpinned
+    Pin { id: String },
+    /// Let a snapshot go when newer ones have replaced it
+    Unpin { id: String },
+    /// Forget snapshots
+    Rm {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+pub fn run(args: &Snapshot, config: &Config) -> Result<ExitCode> {
+    match &args.command {
+        None => take_one(&args.dir, config)?,
+        Some(Command::List { json }) => list(*json, config)?,
+        Some(Command::Pin { id }) => pin(id, true, config)?,
+        Some(Command::Unpin { id }) => pin(id, false, config)?,
+        Some(Command::Rm { ids }) => {
+            let store = config.open_store()?;
+            for id in ids {
+                let row = choose::named(&store, id)?;
+                store.remove_snapshot(&row.id)?;
+                println!("removed {}", row.id);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn take_one(dir: &Path, config: &Config) -> Result<()> {
+    let dir = absolute(dir)?;
+    let row = match mounted(&dir, config)? {
+        Some(row) => row,
+        None => plain(&dir, config)?,
+    };
+    println!("snapshot {} of {}: {} units, {}", row.id, dir.display(), row.units, format::bytes(row.bytes));
+    Ok(())
+}
+
+/// `None`: the daemon does not host it.
+fn mounted(dir: &Path, config: &Config) -> Result<Option<SnapshotRow>> {
+    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
+    if let Some(place) = place(dir)?
+        && about_trees(&mut client, Request::Know { place }).is_err()
+    {
+        return Ok(None);
+    }
+    match about_trees(&mut client, Request::Take { dir: dir.to_owned() })? {
+        Answer::Taken(row) => Ok(Some(*row)),
+        other => bail!("unexpected answer from the daemon: {other:?}"),
+    }
+}
+
+fn plain(dir: &Path, config: &Config) -> Result<SnapshotRow> {
+    let place = place(dir)?.with_context(|| format!("{} belongs to no cargo workspace", dir.display()))?;
+    let store = config.open_store()?;
+    let _in_use = store.in_use()?;
+    let listing = take::list_dir(&store, dir)?;
+    let row = take::take(&store, &listing, &place, &checkout::about(&place))?;
+    choose::prune(&store, &row)?;
+    Ok(row)
+}
+
+fn pin(id: &str, pinned: bool, config: &Config) -> Result<()> {
+    let store = config.open_store()?;
+    let row = choose::named(&store, id)?;
+    store.pin_snapshot(&row.id, pinned)?;
+    println!("{} {}", if pinned { "pinned" } else { "unpinned" }, row.id);
+    Ok(())
+}
+
+fn list(json: bool, config: &Config) -> Result<()> {
+    let rows = config.open_store()?.snapshots(None)?;
+    if json {
+        super::print(&serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    if rows.is_empty() {
+        println!("there are no snapshots");
+        return Ok(());
+    }
+    println!("{:<16} {:>6} {:>10}  {:<14} {:<10} TARGET", "ID", "UNITS", "SIZE", "TAKEN", "COMMIT");
+    for row in rows {
+        println!(
+            "{:<16} {:>6} {:>10}  {:<14} {:<10} {}{}",
+            row.id,
+            row.units,
+            format::bytes(row.bytes),
+            format::since((row.created.max(0) as u64) * 1000),
+            row.commit.get(..8).unwrap_or("-"),
+            row.target.display(),
+            if row.pinned { " (pinned)" } else { "" },
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! What is the same is fresh.
+
+use super::support::World;
+use super::worktree::{built, copy, copy_to, counts, fork, forked, same_as_plain};
+
+#[test]
+fn another_checkout_has_nothing_to_build() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = copy(&donor, "other");
+    let said = fork(&donor, &other);
+    let (fresh, all) = counts(&said);
+    assert_eq!(fresh, all, "{said}");
+    other.cargo("build").ok().fresh();
+    same_as_plain(&other);
+}
+
+#[test]
+fn it_may_lie_deeper_or_elsewhere() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = copy_to(&donor, &world.root().join("some/where/else/entirely/x"));
+    fork(&donor, &other);
+    other.cargo("build").ok().fresh();
+    same_as_plain(&other);
+}
+
+#[test]
+fn all_that_was_built_comes_along() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    for words in ["build --release", "check", "test --no-run", "build --examples"] {
+        donor.cargo(words).ok();
+    }
+    let other = forked(&donor, "other");
+    for words in ["build", "build --release", "check", "test --no-run", "build --examples"] {
+        other.cargo(words).ok().fresh();
+    }
+    other.cargo("test").ok();
+}
+
+#[test]
+fn times_alone_are_no_difference() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = copy(&donor, "other");
+    other.sh("find . -path ./target -prune -o -type f -exec touch {} +");
+    fork(&donor, &other);
+    other.cargo("build").ok().fresh();
+}
+
+#[test]
+fn an_edit_rebuilds_what_it_must_and_only_here() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = forked(&donor, "other");
+    other.edit("app/src/main.rs", "native {}", "nativ {}");
+    other.cargo("build").ok().only("edit", &["app bin"]);
+    assert!(other.prints("target/debug/app").contains("nativ "));
+    other.edit("base/src/words.rs", "hello", "servus");
+    other.cargo("build").ok().only("edit", &["base lib", "app bin"]);
+    other.cargo("build").ok().fresh();
+    assert!(other.prints("target/debug/app").contains("servus"));
+    assert!(donor.prints("target/debug/app").contains("native "));
+    donor.cargo("build").ok().fresh();
+}
+
+#[test]
+fn a_fork_can_be_forked() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let first = forked(&donor, "first");
+    first.edit("app/src/main.rs", "native {}", "first {}");
+    first.cargo("build").ok();
+    let second = forked(&first, "second");
+    second.cargo("build").ok().fresh();
+    assert!(second.prints("target/debug/app").contains("first "));
+}
+
+#[test]
+fn two_forks_do_not_see_each_other() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let (a, b) = (forked(&donor, "a"), forked(&donor, "b"));
+    a.edit("base/src/words.rs", "hello", "from a");
+    b.edit("base/src/words.rs", "hello", "from b");
+    std::thread::scope(|scope| {
+        for fork in [&a, &b] {
+            scope.spawn(|| fork.cargo("build").ok());
+        }
+    });
+    assert!(a.prints("target/debug/app").contains("from a"));
+    assert!(b.prints("target/debug/app").contains("from b"));
+    assert!(donor.prints("target/debug/app").contains("hello"));
+}

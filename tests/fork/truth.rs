@@ -1,0 +1,146 @@
+//! What is different is not fresh.
+
+use super::support::{Checkout, World};
+use super::worktree::{built, copy, counts, fork, forked, same_as_plain};
+
+/// Forks for a checkout that differs from the donor, and builds there.
+fn differing(change: impl FnOnce(&Checkout)) -> (World, Checkout, super::support::Run) {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = copy(&donor, "other");
+    change(&other);
+    fork(&donor, &other);
+    let run = other.cargo("build").ok();
+    same_as_plain(&other);
+    other.cargo("build").ok().fresh();
+    (world, other, run)
+}
+
+#[test]
+fn an_edited_source_is_compiled() {
+    let (_world, _, run) = differing(|c| c.edit("app/src/main.rs", "native {}", "other {}"));
+    assert_eq!(run.compiled, ["app"]);
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_time_is_compiled() {
+    let (_world, other, run) = differing(|c| {
+        c.edit("base/src/words.rs", "hello", "HELLO");
+        c.sh("touch -d 2001-01-01 base/src/words.rs");
+    });
+    assert_eq!(run.compiled, ["app", "base"]);
+    assert!(other.prints("target/debug/app").contains("HELLO"));
+}
+
+#[test]
+fn a_changed_include_is_compiled() {
+    let (_world, _, run) = differing(|c| c.write("app/data/message.txt", "another\n"));
+    assert_eq!(run.compiled, ["app"]);
+}
+
+#[test]
+fn a_changed_input_of_a_build_script_runs_it() {
+    let (_world, other, _) = differing(|c| c.write("generated/table.txt", "one\ntwo\nsix\n"));
+    assert!(other.prints("target/debug/app").contains("six"));
+}
+
+#[test]
+fn a_changed_c_source_is_compiled() {
+    let (_world, _, _) = differing(|c| {
+        let text = c.read("native/story.c");
+        c.write("native/story.c", format!("{text}\n/* changed */\n"));
+    });
+}
+
+#[test]
+fn a_variable_that_a_build_script_watches_runs_it() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let other = forked(&donor, "other").env("STORY_BUILD_VAR", "changed");
+    other.cargo("build").ok();
+    assert!(other.prints("target/debug/app").contains("changed"));
+}
+
+#[test]
+fn what_was_out_of_date_in_the_donor_is_out_of_date_here() {
+    let world = World::new();
+    let donor = built(&world, "test --no-run");
+    donor.cargo("build").ok();
+    donor.edit("base/src/lib.rs", "format!(\"{greeting}, {name}\")", "format!(\"{greeting}; {name}\")");
+    // Tests and their libraries are not built again.
+    donor.cargo("build").ok();
+    let other = forked(&donor, "other");
+    other.cargo("build").ok().fresh();
+    let run = other.cargo("test --no-run").ok();
+    assert!(run.compiled.contains(&"base".to_owned()), "{}", run.account());
+    other.cargo("test").ok();
+}
+
+#[test]
+fn a_source_that_changed_after_the_build_is_not_taken_for_built() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    donor.edit("base/src/words.rs", "hello", "unbuilt");
+    let other = copy(&donor, "other");
+    let said = fork(&donor, &other);
+    let (fresh, all) = counts(&said);
+    assert!(fresh < all, "{said}");
+    other.cargo("build").ok();
+    assert!(other.prints("target/debug/app").contains("unbuilt"));
+}
+
+#[test]
+fn a_path_in_a_program_is_that_of_its_own_checkout() {
+    let world = World::new();
+    let files = [
+        ("Cargo.toml", "[package]\nname = \"paths\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+        ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"paths\"\nversion = \"0.1.0\"\n"),
+        (
+            "build.rs",
+            "fn main() { println!(\"cargo::rerun-if-changed=build.rs\"); \
+             println!(\"cargo::rustc-env=SCRIPT_DIR={}\", std::env::var(\"CARGO_MANIFEST_DIR\").unwrap()); }\n",
+        ),
+        (
+            "src/main.rs",
+            "fn main() { println!(\"{}\\n{}\\n{}\", env!(\"CARGO_MANIFEST_DIR\"), env!(\"OUT_DIR\"), env!(\"SCRIPT_DIR\")); }\n",
+        ),
+    ];
+    let donor = world.project("donor", &files);
+    donor.cargo("build").ok();
+    let other = forked(&donor, "other");
+    other.cargo("build").ok();
+    let here = other.dir().display().to_string();
+    for line in other.prints("target/debug/paths").lines() {
+        assert!(line.starts_with(&here), "{line} is not in {here}");
+    }
+}
+
+#[test]
+fn an_absolute_include_of_the_donor_becomes_one_of_the_fork() {
+    let world = World::new();
+    let files = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"a\"]\nresolver = \"2\"\n"),
+        ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"0.1.0\"\n"),
+        ("a/Cargo.toml", "[package]\nname = \"a\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+        ("shared/text", "one"),
+        ("a/src/main.rs", "fn main() { println!(\"{}\", include_str!(\"../../shared/text\")); }\n"),
+    ];
+    let donor = world.project("donor", &files);
+    donor.cargo("build").ok();
+    let other = forked(&donor, "other");
+    other.cargo("build").ok().fresh();
+    donor.write("shared/text", "two");
+    other.cargo("build").ok().fresh();
+    other.write("shared/text", "three");
+    other.cargo("build").ok();
+    assert_eq!(other.prints("target/debug/a"), "three\n");
+}
+
+#[test]
+fn what_is_different_here_is_stored_for_others() {
+    let (world, other, run) = differing(|c| c.edit("base/src/words.rs", "hello", "branch"));
+    run.missed(&["base lib", "app bin"]);
+    let third = copy(&other, "third");
+    third.cargo("build").ok().all_hit();
+    drop(world);
+}
