@@ -146,7 +146,8 @@ impl Session {
         let here: HashSet<Hash> = known.iter().map(|(key, _)| *key).collect();
         let mut tasks = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.bucket.settings().concurrency));
-        for key in rank.keys().filter(|k| !here.contains(*k)).copied() {
+        for key in rank.keys().filter(|k| !here.contains(*k)) {
+            let key = *key;
             let (bucket, slots) = (Arc::clone(&self.bucket), Arc::clone(&slots));
             tasks.spawn(async move {
                 let _slot = slots.acquire().await;
