@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kache_wrapper::cache::{self, Cache, Event, Invocation, Settings};
+use kache_wrapper::build;
+use kache_wrapper::cache::{self, Cache, EntryKey, Event, Invocation, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Hit, Lookup, Plan};
@@ -22,6 +23,8 @@ use crate::store::Store;
 
 /// A daemon that is alive may hash a lot before it answers, but a build does not wait for ever.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+/// … and some more when the daemon may have to download. It keeps the time itself; see [`kache_remote::gate`].
+const REMOTE_PATIENCE: Duration = Duration::from_secs(120);
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Backend {
@@ -48,11 +51,26 @@ impl Backend {
     pub fn lookup(&self, inv: &Invocation, spent: Duration) -> cache::Result<Lookup> {
         let settings = self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"));
         let spent_us = spent.as_micros() as u64;
-        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone(), spent_us };
-        match self.ask(request, LOOKUP_PATIENCE) {
+        let shared = self.config.remote.is_some();
+        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone(), spent_us, shared };
+        match self.ask(request, if shared { REMOTE_PATIENCE } else { LOOKUP_PATIENCE }) {
             Some(Response::Lookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
-            _ => lookup::lookup(self.store()?, inv, &settings),
+            _ => {
+                let store = self.store()?;
+                let found = lookup::lookup(store, inv, &settings)?;
+                if let Lookup::Hit(hit) = &found {
+                    self.used(store, inv, &hit.key);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// What a build used ends up in its manifest, where results are shared.
+    fn used(&self, store: &Store, inv: &Invocation, key: &EntryKey) {
+        if self.config.remote.is_some() {
+            crate::remote::used(store, build::of(store, inv).ok().flatten().as_ref(), key);
         }
     }
 
@@ -71,11 +89,24 @@ impl Backend {
     }
 
     pub fn finish(&self, inv: &Invocation, plan: &Plan, ran: &Ran) -> cache::Result<Finished> {
-        let request = || Body::Finish { inv: inv.clone(), plan: Box::new(plan.clone()), ran: ran.clone() };
+        let request = || Body::Finish {
+            inv: inv.clone(),
+            plan: Box::new(plan.clone()),
+            ran: ran.clone(),
+            shared: self.config.remote.is_some(),
+        };
         match self.ask(request, FINISH_PATIENCE) {
             Some(Response::Finished(finished)) => Ok(finished),
             Some(Response::Failed(why)) => Err(why.into()),
-            _ => finish::finish(self.store()?, inv, plan, ran),
+            _ => {
+                let store = self.store()?;
+                let finished = finish::finish(store, inv, plan, ran)?;
+                if let Finished::Stored(key, _) = &finished {
+                    crate::remote::stored(store, self.config.remote.as_ref(), key);
+                    self.used(store, inv, key);
+                }
+                Ok(finished)
+            }
         }
     }
 

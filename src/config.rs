@@ -2,6 +2,8 @@
 //!
 //! Environment > nearest `.kache.toml` above the working directory > user configuration > default.
 
+mod remote;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use kache_wrapper::cache::{Incremental, Settings};
 
+use crate::planner::Planner;
 use crate::store::{self, Store, Verify};
 
 /// One setting.
@@ -18,10 +21,16 @@ pub struct Setting {
     pub env: &'static str,
     pub default: &'static str,
     pub doc: &'static str,
+    /// Its value is not shown, and not read from a project's file.
+    pub secret: bool,
 }
 
 const fn setting(key: &'static str, env: &'static str, default: &'static str, doc: &'static str) -> Setting {
-    Setting { key, env, default, doc }
+    Setting { key, env, default, doc, secret: false }
+}
+
+const fn secret(key: &'static str, env: &'static str, doc: &'static str) -> Setting {
+    Setting { key, env, default: "", doc, secret: true }
 }
 
 /// All of them.
@@ -90,6 +99,80 @@ pub const SETTINGS: &[Setting] = &[
         "30m",
         "The daemon ends when it had nothing to do for so long (`90s`, `30m`, `2h`). `0`: wrappers do not start one.",
     ),
+    setting("local_only", "KACHE_LOCAL_ONLY", "false", "Leave the remote alone."),
+    setting("remote.bucket", "KACHE_S3_BUCKET", "", "S3 bucket to share results through. Empty: no remote."),
+    setting(
+        "remote.endpoint",
+        "KACHE_S3_ENDPOINT",
+        "",
+        "URL of an S3 server (R2, MinIO, Ceph, Garage). Default: AWS.",
+    ),
+    setting("remote.region", "KACHE_S3_REGION", "", "Default: as AWS configuration says, else `us-east-1`."),
+    setting("remote.prefix", "KACHE_S3_PREFIX", "", "Goes before the name of every object in the bucket."),
+    setting("remote.profile", "KACHE_S3_PROFILE", "", "Profile of the AWS configuration files."),
+    setting(
+        "remote.path_style",
+        "KACHE_S3_PATH_STYLE",
+        "auto",
+        "`true`: the bucket is part of the path, `false`: of the host name. `auto`: the path when there is an endpoint.",
+    ),
+    secret(
+        "remote.access_key",
+        "KACHE_S3_ACCESS_KEY",
+        "Credentials, instead of those that the AWS SDK finds (environment, profile, SSO, web identity, container, instance).",
+    ),
+    secret("remote.secret_key", "KACHE_S3_SECRET_KEY", "Belongs to `remote.access_key`."),
+    setting(
+        "remote.mode",
+        "KACHE_REMOTE_MODE",
+        "readwrite",
+        "`readwrite`, `readonly` (restore from it, upload nothing), `off`.",
+    ),
+    setting("remote.concurrency", "KACHE_S3_CONCURRENCY", "16", "Transfers at a time."),
+    setting(
+        "remote.timeout",
+        "KACHE_S3_TIMEOUT",
+        "10s",
+        "For one request, and for silence in the middle of a transfer. Builds do not wait that long; see [remote](remote.md).",
+    ),
+    setting(
+        "remote.compression_level",
+        "KACHE_COMPRESSION_LEVEL",
+        "3",
+        "zstd level of what is uploaded, 1 to 19; `0` stores blobs as they are.",
+    ),
+    setting(
+        "remote.max_blob_size",
+        "KACHE_S3_MAX_BLOB_SIZE",
+        "2GiB",
+        "Larger outputs are neither uploaded nor downloaded.",
+    ),
+    secret(
+        "remote.signing_key",
+        "KACHE_SIGNING_KEY",
+        "ed25519 key (64 hex digits, from `kache signing-key`) that signs what is uploaded.",
+    ),
+    setting("remote.signing_key_file", "KACHE_SIGNING_KEY_FILE", "", "File with the signing key."),
+    setting(
+        "remote.trusted_keys",
+        "KACHE_TRUSTED_KEYS",
+        "",
+        "Public keys whose signatures count (list). The own signing key always does.",
+    ),
+    setting(
+        "remote.require_signed",
+        "KACHE_REQUIRE_SIGNED",
+        "false",
+        "Use only what a trusted key has signed.",
+    ),
+    setting(
+        "planner.endpoint",
+        "KACHE_PLANNER_ENDPOINT",
+        "",
+        "`http://host:port` of a service that says what to fetch first; see [planner](planner.md).",
+    ),
+    setting("planner.timeout_ms", "KACHE_PLANNER_TIMEOUT_MS", "750", "How long its answer is waited for."),
+    secret("planner.token", "KACHE_PLANNER_TOKEN", "What the planner wants to be shown."),
 ];
 
 /// Where a value comes from.
@@ -120,6 +203,11 @@ pub struct Config {
     pub fallback: Option<String>,
     pub daemon_idle_timeout: Duration,
     pub settings: Settings,
+    /// `None`: nothing is shared with other machines.
+    pub remote: Option<kache_remote::Settings>,
+    pub planner: Option<Planner>,
+    /// Also where there is no endpoint: for who is the planner.
+    pub planner_token: Option<kache_remote::Secret>,
     /// Each setting's text and origin, in the order of the table.
     pub origins: Vec<(String, Origin)>,
 }
@@ -137,7 +225,7 @@ impl Config {
                     let text = value.into_string().map_err(|_| anyhow!("{} is not UTF-8", s.env))?;
                     Some((text, Origin::Env(s.env)))
                 }
-                None => files.iter().find_map(|f| f.get(s.key)).transpose()?,
+                None => files.iter().find_map(|f| f.get(s)).transpose()?,
             };
             origins.push(found.unwrap_or_else(|| (s.default.to_owned(), Origin::Default)));
         }
@@ -165,7 +253,11 @@ impl Config {
             (&origins[at].0, &origins[at].1)
         };
         fn parse<T>(found: (&String, &Origin), key: &str, f: impl Fn(&str) -> Result<T>) -> Result<T> {
-            f(found.0).with_context(|| format!("bad value `{}` for `{key}` (from {})", found.0, found.1))
+            f(found.0).with_context(|| {
+                let secret = SETTINGS.iter().any(|s| s.key == key && s.secret);
+                let shown = if secret { "(secret)" } else { found.0 };
+                format!("bad value `{shown}` for `{key}` (from {})", found.1)
+            })
         }
         let boolean_of = |key: &str| parse(get(key), key, boolean);
         let list_of = |key: &str| list(get(key).0);
@@ -173,6 +265,18 @@ impl Config {
             "" => default_cache_dir(env),
             dir => PathBuf::from(dir),
         };
+        let planner_token = Some(get("planner.token").0.clone()).filter(|t| !t.is_empty());
+        let planner_token = planner_token.map(kache_remote::Secret);
+        let planner_timeout = parse(get("planner.timeout_ms"), "planner.timeout_ms", |text| {
+            text.parse().map(Duration::from_millis).map_err(|_| anyhow!("expected milliseconds"))
+        })?;
+        let planner = Some(get("planner.endpoint").0.clone()).filter(|e| !e.is_empty());
+        let planner = planner.map(|endpoint| Planner {
+            endpoint,
+            timeout: planner_timeout,
+            token: planner_token.clone(),
+        });
+        let remote = remote::settings(&|key| get(key).0.as_str(), env)?;
         let cache_dir =
             if cache_dir.is_absolute() { cache_dir } else { std::env::current_dir()?.join(cache_dir) };
         let settings = Settings {
@@ -205,6 +309,9 @@ impl Config {
             fallback: Some(get("fallback").0.clone()).filter(|f| !f.is_empty()),
             daemon_idle_timeout: parse(get("daemon_idle_timeout"), "daemon_idle_timeout", duration)?,
             settings,
+            remote,
+            planner,
+            planner_token,
             origins,
         })
     }
@@ -231,11 +338,24 @@ impl Config {
 struct ConfigFile {
     path: PathBuf,
     table: toml::Table,
+    /// Comes with a project, not from the user.
+    project: bool,
 }
 
 impl ConfigFile {
-    fn get(&self, key: &str) -> Option<Result<(String, Origin)>> {
-        let value = self.table.get("cache")?.as_table()?.get(key)?;
+    fn get(&self, setting: &Setting) -> Option<Result<(String, Origin)>> {
+        let key = setting.key;
+        let mut value = self.table.get("cache")?;
+        for part in key.split('.') {
+            value = value.as_table()?.get(part)?;
+        }
+        if setting.secret && self.project {
+            let path = self.path.display();
+            return Some(Err(anyhow!(
+                "`{key}` is secret and does not belong into {path}; use ${}",
+                setting.env
+            )));
+        }
         let text = match value {
             toml::Value::String(s) => Ok(s.clone()),
             toml::Value::Boolean(b) => Ok(b.to_string()),
@@ -259,18 +379,33 @@ impl ConfigFile {
 fn read_files(env: Env, cwd: &Path) -> Result<Vec<ConfigFile>> {
     let project = cwd.ancestors().map(|d| d.join(".kache.toml")).find(|p| p.is_file());
     let user = user_file(env).filter(|p| p.is_file());
-    project.into_iter().chain(user).map(read_file).collect()
+    let project = project.into_iter().map(|p| read_file(p, true));
+    project.chain(user.map(|p| read_file(p, false))).collect()
 }
 
-fn read_file(path: PathBuf) -> Result<ConfigFile> {
+fn read_file(path: PathBuf, project: bool) -> Result<ConfigFile> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let table: toml::Table = text.parse().with_context(|| format!("{} is not valid TOML", path.display()))?;
     if let Some(cache) = table.get("cache").and_then(toml::Value::as_table)
-        && let Some(unknown) = cache.keys().find(|k| !SETTINGS.iter().any(|s| s.key == k.as_str()))
+        && let Some(unknown) = unknown_in(cache, "")
     {
         bail!("unknown setting `{unknown}` in {} (`kache config` lists all)", path.display());
     }
-    Ok(ConfigFile { path, table })
+    Ok(ConfigFile { path, table, project })
+}
+
+/// The first key that is no setting. `above` is the table's own name with a dot, if it is not the topmost.
+fn unknown_in(table: &toml::Table, above: &str) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let full = format!("{above}{key}");
+        let below = format!("{full}.");
+        match value {
+            toml::Value::Table(inner) if SETTINGS.iter().any(|s| s.key.starts_with(&below)) => {
+                unknown_in(inner, &below)
+            }
+            _ => (!SETTINGS.iter().any(|s| s.key == full)).then_some(full),
+        }
+    })
 }
 
 /// The user's configuration file, whether it exists or not.
@@ -350,7 +485,7 @@ pub fn markdown() -> String {
         "# Configuration\n\nGenerated from the table in `src/config.rs` by `kache config --markdown`; a test compares them.\n\n\
          A setting is taken from its environment variable, else from the nearest `.kache.toml` above the working directory, \
          else from the user's `~/.config/kache/config.toml` (`XDG_CONFIG_HOME`, `KACHE_CONFIG`), else it has its default. \
-         In files, settings stand below `[cache]`.\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
+         In files, settings stand below `[cache]`, those with a dot in a table of their own (`[cache.remote]`).\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );
     for s in SETTINGS {
         let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
@@ -404,6 +539,32 @@ mod tests {
         std::fs::write(dir.path().join(".kache.toml"), "[cache]\nmax_sise = 1\n").unwrap();
         let error = format!("{:#}", load(&[("HOME", "/h")], dir.path()).unwrap_err());
         assert!(error.contains("max_sise"), "{error}");
+    }
+
+    #[test]
+    fn a_remote_is_what_has_a_bucket_and_is_not_turned_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let on = ("KACHE_S3_BUCKET", "b");
+        let remote = |vars: &[(&str, &str)]| load(vars, dir.path()).unwrap().remote;
+        assert!(remote(&[("HOME", "/h")]).is_none());
+        assert!(remote(&[on, ("KACHE_LOCAL_ONLY", "1")]).is_none());
+        assert!(remote(&[on, ("KACHE_REMOTE_MODE", "off")]).is_none());
+        let r = remote(&[on, ("KACHE_S3_PREFIX", "/a/b/"), ("AWS_PROFILE", "p")]).unwrap();
+        assert_eq!((r.prefix.as_str(), r.path_style), ("a/b", false));
+        assert_eq!(r.env["AWS_PROFILE"].0, "p");
+        assert!(remote(&[on, ("KACHE_S3_ENDPOINT", "http://x")]).unwrap().path_style);
+        assert!(load(&[on, ("KACHE_S3_ACCESS_KEY", "half")], dir.path()).is_err());
+
+        std::fs::write(dir.path().join(".kache.toml"), "[cache.remote]\nbucket = 'c'\n").unwrap();
+        assert_eq!(remote(&[]).unwrap().bucket, "c");
+        for (text, word) in [
+            ("[cache.remote]\nbukket = 'c'\n", "remote.bukket"),
+            ("[cache.remote]\nsecret_key = 'hunter2'\n", "secret"),
+        ] {
+            std::fs::write(dir.path().join(".kache.toml"), text).unwrap();
+            let error = format!("{:#}", load(&[], dir.path()).unwrap_err());
+            assert!(error.contains(word) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

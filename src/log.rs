@@ -9,6 +9,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The log is moved aside when it has grown to so many bytes; one older one is kept.
 const MAX_BYTES: u64 = 4 << 20;
 
+/// Shows warnings of kache itself on standard error. Not those of the S3 client and what is beneath it: they repeat
+/// requests and answers, where secrets may be, and kache says in its own words what went wrong.
+pub fn to_stderr() {
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::prelude::*;
+    let ours = Targets::new().with_target("kache", LevelFilter::WARN);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(ours)).init();
+}
+
 /// A warning on behalf of a compiler's caller, to `kache.log` in the cache directory.
 pub fn warn(cache_dir: &Path, message: &str) {
     append(&cache_dir.join("kache.log"), message);

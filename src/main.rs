@@ -7,6 +7,8 @@ mod daemon;
 mod doctor;
 mod launcher;
 mod log;
+mod planner;
+mod remote;
 mod restore;
 mod script;
 mod snapshot;

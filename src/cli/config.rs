@@ -19,6 +19,7 @@ pub struct ConfigCommand {
 
 pub fn run(args: &ConfigCommand, config: &Config) -> Result<ExitCode> {
     let value = |at: usize| match (SETTINGS[at].key, config.origins[at].0.as_str()) {
+        (_, text) if SETTINGS[at].secret && !text.is_empty() => "(set)".to_owned(),
         ("cache_dir", _) => config.cache_dir.display().to_string(),
         (_, text) => text.to_owned(),
     };

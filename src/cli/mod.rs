@@ -13,11 +13,14 @@ mod init;
 mod list;
 mod mount;
 mod mounts;
+mod planner;
 mod purge;
 mod refresh;
 mod report;
+mod signing_key;
 mod snapshot;
 mod stats;
+mod sync;
 mod umount;
 mod why_miss;
 
@@ -71,6 +74,12 @@ enum Command {
     Mounts(mounts::Mounts),
     /// Empty a target directory, mounted or not
     Clean(clean::Clean),
+    /// Upload what waits to be shared, or download what this project needs
+    Sync(sync::Sync),
+    /// Serve as planner: tells builds what to fetch first
+    Planner(planner::Planner),
+    /// Make a key that signs what this machine shares
+    SigningKey(signing_key::SigningKey),
     /// The background process
     Daemon(daemon::Daemon),
     /// Completions for a shell
@@ -79,11 +88,7 @@ enum Command {
 
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::WARN)
-        .with_target(false)
-        .init();
+    crate::log::to_stderr();
     match load().and_then(|config| dispatch(&cli.command, &config)) {
         Ok(code) => code,
         Err(error) => {
@@ -112,6 +117,9 @@ fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
         Command::Fork(args) => fork::run(args, config),
         Command::Snapshot(args) => snapshot::run(args, config),
         Command::Mounts(args) => mounts::run(args, config),
+        Command::Sync(args) => sync::run(args, config),
+        Command::Planner(args) => planner::run(args, config),
+        Command::SigningKey(args) => signing_key::run(args, config),
         Command::Daemon(args) => daemon::run(args, config),
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use kache_wrapper::cache::Event;
+use kache_wrapper::cache::{Event, Outcome};
 
 use super::format;
 use crate::config::{self, Config};
@@ -30,6 +30,8 @@ pub struct Report {
 enum Format {
     Text,
     Json,
+    /// Markdown for the summary of a job
+    Github,
 }
 
 pub fn run(args: &Report, config: &Config) -> Result<ExitCode> {
@@ -42,6 +44,7 @@ pub fn run(args: &Report, config: &Config) -> Result<ExitCode> {
     let events = config.open_store()?.events(&filter)?;
     match args.format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&events)?),
+        Format::Github => super::print(&summary(&events)),
         Format::Text => super::print(&events.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
     Ok(ExitCode::SUCCESS)
@@ -51,4 +54,33 @@ fn line(e: &Event) -> String {
     let outcome = format!("{:?}", e.outcome).to_lowercase();
     let took = format!("{:.1} ms", e.wall_us as f64 / 1e3);
     format!("{outcome:<8} {:<28} {:<13} {took:>11}  {}", e.crate_name, e.kind, e.reason)
+}
+
+/// Rows of the table of what was compiled.
+const MAX_ROWS: usize = 50;
+
+fn summary(events: &[Event]) -> String {
+    let of = |outcome: Outcome| events.iter().filter(move |e| e.outcome == outcome);
+    let (hits, misses) = (of(Outcome::Hit).count(), of(Outcome::Miss).count());
+    let percent = hits * 100 / (hits + misses).max(1);
+    let saved: u64 = of(Outcome::Hit).map(|e| e.saved_ms).sum();
+    let mut text = format!(
+        "### kache\n\n**{hits}** of {} units restored ({percent} %), {:.1} s of compiling saved, {} restored.\n",
+        hits + misses,
+        saved as f64 / 1e3,
+        format::bytes(of(Outcome::Hit).map(|e| e.bytes).sum()),
+    );
+    let mut compiled: Vec<&Event> = of(Outcome::Miss).chain(of(Outcome::Unstored)).collect();
+    compiled.sort_by_key(|e| std::cmp::Reverse(e.wall_us));
+    if !compiled.is_empty() {
+        text.push_str("\n| compiled | kind | ms | why |\n| --- | --- | ---: | --- |\n");
+    }
+    for e in compiled.iter().take(MAX_ROWS) {
+        let reason = e.reason.replace('|', "\\|").replace(['\n', '`', '<', '>'], " ");
+        text.push_str(&format!("| {} | {} | {} | {reason} |\n", e.crate_name, e.kind, e.wall_us / 1000));
+    }
+    if let more @ 1.. = compiled.len().saturating_sub(MAX_ROWS) {
+        text.push_str(&format!("\n… and {more} more.\n"));
+    }
+    text
 }

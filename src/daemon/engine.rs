@@ -4,8 +4,7 @@
 //! answers, or its upper directory.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -22,9 +21,11 @@ use kache_wrapper::cache::{
     Publication, Sharing,
 };
 
+use super::blobs::MountBlobs;
 use super::protocol::{MountInfo, Response};
 use super::{adopt, link, mounts};
 use crate::config::Config;
+use crate::remote::Remotes;
 use crate::snapshot::place::Place;
 use crate::store::Store;
 
@@ -39,6 +40,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 48);
 pub struct Engine {
     config: Config,
     pub(super) store: Arc<Store>,
+    pub(super) remotes: Arc<Remotes>,
     mounts: RwLock<Vec<Arc<Hosted>>>,
     last_seal: Mutex<Instant>,
     resolved: Resolved,
@@ -62,10 +64,11 @@ pub(super) struct Hosted {
 impl Engine {
     pub fn open(config: &Config) -> Result<Engine> {
         kache_fs::raise_file_limit();
-        let store = config.open_store()?;
+        let store = Arc::new(config.open_store()?);
         Ok(Engine {
             config: config.clone(),
-            store: Arc::new(store),
+            remotes: Arc::new(Remotes::new(Arc::clone(&store))),
+            store,
             mounts: RwLock::new(Vec::new()),
             last_seal: Mutex::new(Instant::now()),
             resolved: Resolved::default(),
@@ -208,7 +211,7 @@ impl Engine {
     }
 
     fn blobs(&self) -> Arc<dyn kache_fs::Blobs> {
-        Arc::new(MountBlobs(Arc::clone(&self.store)))
+        Arc::new(MountBlobs { store: Arc::clone(&self.store), remotes: Some(Arc::clone(&self.remotes)) })
     }
 
     pub fn mounts(&self) -> Vec<MountInfo> {
@@ -216,11 +219,13 @@ impl Engine {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.all().is_empty()
+        self.all().is_empty() && self.remotes.is_idle()
     }
 
     /// Background work, about twice a second.
     pub fn tick(&self) {
+        self.drop_gone();
+        self.upload_waiting();
         for hosted in self.all() {
             if let Some(link) = link::of(&hosted.dir)
                 && link::is_gone(&link)
@@ -297,7 +302,7 @@ impl Engine {
     }
 
     /// The mount that a path lies in, and the path there.
-    fn inside(&self, path: &Path) -> Option<(Arc<Hosted>, RelPath)> {
+    pub(super) fn inside(&self, path: &Path) -> Option<(Arc<Hosted>, RelPath)> {
         let all = self.mounts.read().unwrap_or_else(PoisonError::into_inner);
         if all.is_empty() {
             return None;
@@ -351,7 +356,7 @@ impl Hosted {
             alive: mount.is_serving(),
             protocol: agreed.map(|n| format!("{}.{}", n.protocol.0, n.protocol.1)).unwrap_or_default(),
             capabilities: agreed.map(|n| n.capabilities.clone()).unwrap_or_default(),
-            missing: mount.shown().iter().filter(|h| !store.is_on_disk(h.as_bytes())).count() as u64,
+            missing: mount.shown().iter().filter(|h| is_lost(store, h.as_bytes())).count() as u64,
         }
     }
 
@@ -464,6 +469,7 @@ impl Cache for Engine {
             self.store.used(&key.0);
         }
         if !outside.is_empty() {
+            self.fetch(&outside)?;
             mode = mode.max(self.store.restore(key, &outside)?);
         }
         Ok(mode)
@@ -511,7 +517,7 @@ impl Engine {
             Content::Blob { hash, size, executable, sharing } => {
                 let hash = Hash::from_bytes(*hash);
                 // A view of nothing would be a build that fails later.
-                if !self.store.has_blob(hash.as_bytes(), *size)? {
+                if !self.can_show(hash.as_bytes(), *size)? {
                     return Err("a blob of this entry is missing or damaged".into());
                 }
                 FsPlacement {
@@ -532,6 +538,11 @@ impl Engine {
         let scanned = crate::store::scan_at(&hosted.mount().open_file(inner)?, needles)?;
         Ok(Ingested { hash: *scanned.hash.as_bytes(), size: scanned.size, contains: scanned.contains })
     }
+}
+
+/// Neither here nor to be fetched.
+fn is_lost(store: &Store, hash: &[u8; 32]) -> bool {
+    !store.is_on_disk(hash) && !store.fetchable(hash).is_ok_and(|f| f.is_some())
 }
 
 /// Identity of a file in a mount. Its inode numbers are the mount's own.
@@ -574,28 +585,7 @@ fn explain(error: &MountError) -> Response {
 /// Makes a directory complete (or drops its views) from the journal that a dead daemon left.
 pub fn dissolve(config: &Config, dir: &Path, state: &Path, leave: Leave) -> Result<()> {
     let store = Arc::new(config.open_store()?);
-    kache_fs::dissolve_unmounted(dir, state, Arc::new(MountBlobs(store)), leave)
+    kache_fs::dissolve_unmounted(dir, state, Arc::new(MountBlobs { store, remotes: None }), leave)
         .with_context(|| format!("cannot complete {}", dir.display()))?;
     Ok(())
-}
-
-/// The store as mounts see it.
-struct MountBlobs(Arc<Store>);
-
-impl kache_fs::Blobs for MountBlobs {
-    fn open(&self, hash: &Hash) -> io::Result<File> {
-        self.0.open_blob(hash.as_bytes())
-    }
-
-    fn contains(&self, hash: &Hash, size: u64) -> bool {
-        self.0.has_blob(hash.as_bytes(), size).unwrap_or(false)
-    }
-
-    fn slot(&self, hash: &Hash, _executable: bool) -> io::Result<kache_fs::Slot> {
-        self.0.blob_slot(hash.as_bytes()).map(|(dir, name)| kache_fs::Slot { dir: Arc::new(dir), name })
-    }
-
-    fn insert_copy(&self, hash: &Hash, size: u64, executable: bool, source: &File) -> io::Result<()> {
-        self.0.insert_blob_copy(hash.as_bytes(), size, executable, source)
-    }
 }

@@ -1,6 +1,7 @@
 //! The long-lived process: hosts mounts, answers wrappers from memory, works in the background.
 
 mod adopt;
+mod blobs;
 pub mod client;
 mod engine;
 mod forks;
@@ -8,6 +9,7 @@ pub mod link;
 pub mod mounts;
 pub mod protocol;
 pub mod server;
+mod sharing;
 mod signals;
 pub mod socket;
 pub mod start;

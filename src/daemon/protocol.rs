@@ -37,6 +37,8 @@ pub enum Body {
         settings: Settings,
         /// Microseconds that the caller has lived before it asked.
         spent_us: u64,
+        /// There may be a remote to ask.
+        shared: bool,
     },
     HasNews(Box<Plan>),
     Announced {
@@ -47,6 +49,8 @@ pub enum Body {
         inv: Invocation,
         plan: Box<Plan>,
         ran: Ran,
+        /// There may be a remote to upload to.
+        shared: bool,
     },
     ScriptLookup {
         inv: Invocation,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use kache_wrapper::cache::{Cache, Event, Outcome};
+use kache_wrapper::cache::{Cache, Event, Invocation, Outcome};
 use kache_wrapper::lookup::Lookup;
 use kache_wrapper::{finish, lookup, script};
 
@@ -18,6 +18,7 @@ use super::engine::Engine;
 use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
 use super::{signals, socket};
 use crate::config::Config;
+use crate::remote::Sharing;
 
 /// How often the daemon looks after itself.
 const TICK: Duration = Duration::from_millis(500);
@@ -145,9 +146,9 @@ impl Server {
         }
         let engine = &self.engine;
         match request.body {
-            Body::Lookup { inv, settings, spent_us } => {
+            Body::Lookup { inv, settings, spent_us, shared } => {
                 let began = Instant::now();
-                match lookup::lookup(engine, &inv, &settings) {
+                match engine.lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
                     Ok(found) => {
                         // A hit is noted here and now: the caller has nothing to say after it.
                         if let Lookup::Hit(hit) = &found {
@@ -163,10 +164,12 @@ impl Server {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
             },
-            Body::Finish { inv, plan, ran } => match finish::finish(engine, &inv, &plan, &ran) {
-                Ok(finished) => Response::Finished(finished),
-                Err(error) => Response::Failed(error.to_string()),
-            },
+            Body::Finish { inv, plan, ran, shared } => {
+                match engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()) {
+                    Ok(finished) => Response::Finished(finished),
+                    Err(error) => Response::Failed(error.to_string()),
+                }
+            }
             Body::ScriptLookup { inv, settings } => match script::lookup(engine, &inv, &settings) {
                 Ok(found) => Response::ScriptLookup(found),
                 Err(error) => Response::Failed(error.to_string()),
@@ -224,6 +227,12 @@ impl Server {
             requests: self.requests.load(Ordering::Relaxed),
         }
     }
+}
+
+/// The remote of whoever asks: theirs are the environment and the project's file, not the daemon's.
+fn remote_of(inv: &Invocation, shared: bool) -> Option<Sharing> {
+    let config = shared.then(|| crate::backend::config(inv))?;
+    Some(Sharing { remote: config.remote?, planner: config.planner })
 }
 
 /// Bytes of memory of this process.

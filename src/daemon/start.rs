@@ -73,6 +73,9 @@ fn inherited() -> impl Iterator<Item = (String, std::ffi::OsString)> {
 }
 
 fn log(config: &Config) -> Option<std::fs::File> {
+    use std::os::unix::fs::DirBuilderExt;
+    // The first daemon of a cache directory comes before anything is in it.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir).ok()?;
     std::fs::OpenOptions::new().create(true).append(true).open(config.cache_dir.join("daemon.log")).ok()
 }
 

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod mounts;
+mod remote;
 mod store;
 
 use std::path::PathBuf;
@@ -57,5 +58,6 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     let mounts = mounts::examine(config, options);
     checks.extend(store::examine(config, options));
     checks.extend(mounts);
+    checks.extend(remote::examine(config));
     checks
 }

@@ -64,6 +64,12 @@ impl Store {
         self.remove_strays(&mut report)?;
         self.with(|conn| {
             conn.execute("DELETE FROM stats WHERE seen < ?", [now_s() - FACT_AGE])?;
+            // What neither an entry names nor a mount shows will not be fetched.
+            conn.execute(
+                "DELETE FROM remote_blobs WHERE hash NOT IN (SELECT hash FROM entry_blobs)
+                 AND hash NOT IN (SELECT hash FROM pins)",
+                [],
+            )?;
             conn.execute("DELETE FROM facts WHERE seen < ?", [now_s() - FACT_AGE])
         })?;
         Ok(Some(report))

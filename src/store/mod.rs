@@ -12,6 +12,9 @@ mod index;
 mod lock;
 mod memory;
 mod pending;
+mod remote;
+#[cfg(test)]
+mod remote_tests;
 #[cfg(test)]
 mod scale;
 mod scan;
@@ -33,6 +36,7 @@ use rusqlite::Connection;
 
 pub use error::Result;
 pub use index::{EventFilter, Totals};
+pub use remote::Shared;
 pub use scan::scan_at;
 pub use snapshots::{ForkTotals, SnapshotRow};
 
@@ -90,6 +94,11 @@ impl Store {
             gc_lock: lock::Shared::new(dir.join("locks/gc.lock")),
             reflinks: Mutex::default(),
         })
+    }
+
+    /// The cache directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where lock files of the store in `dir` are.

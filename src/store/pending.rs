@@ -25,6 +25,8 @@ pub struct Pending {
     pub hits: Vec<Hash>,
     pub facts: HashMap<(&'static str, Hash), Vec<u8>>,
     pub events: Vec<Event>,
+    /// Entries that builds used, and when (nanoseconds).
+    pub builds: Vec<(Hash, Hash, i64)>,
 }
 
 impl Pending {
@@ -34,6 +36,7 @@ impl Pending {
             && self.hits.is_empty()
             && self.facts.is_empty()
             && self.events.is_empty()
+            && self.builds.is_empty()
     }
 }
 
@@ -98,6 +101,10 @@ impl Store {
         for ((space, key), value) in &pending.facts {
             tx.prepare_cached("INSERT OR REPLACE INTO facts (space, key, value, seen) VALUES (?,?,?,?)")?
                 .execute((space, key, value, now))?;
+        }
+        for build in &pending.builds {
+            tx.prepare_cached("INSERT OR REPLACE INTO builds (build, key, seen) VALUES (?, ?, ?)")?
+                .execute(*build)?;
         }
         for event in &pending.events {
             add_event(tx, event)?;

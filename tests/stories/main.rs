@@ -1,5 +1,9 @@
 //! kache from outside: each module is a user's story, told with real cargo projects.
 
+// Not every test misbehaves in every way.
+#[allow(dead_code)]
+#[path = "../../remote/tests/support/server.rs"]
+mod s3;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -32,5 +36,12 @@ mod unmounted {
     mod keys;
     mod odd;
     mod store;
+    mod trouble;
+}
+
+/// Machines that know nothing of each other but a bucket.
+mod shared {
+    mod lazy;
+    mod restore;
     mod trouble;
 }

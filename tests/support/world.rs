@@ -154,6 +154,7 @@ impl World {
         command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("TMPDIR", self.root());
         command.env("HOME", self.root()).env("KACHE_CACHE_DIR", self.cache());
         command.env("KACHE_DAEMON_IDLE_TIMEOUT", if self.mounted() { "10m" } else { "0" });
+        command.env("STORY_LOG", self.rustc_log()).env("STORY_RUSTC", self.real_rustc());
         command.current_dir(self.root());
         if let Some(user) = self.0.user {
             command.uid(user).gid(user);
@@ -187,18 +188,14 @@ impl World {
 
     /// A compiler that tells that it was started, and where.
     fn write_shim(&self) {
-        let (log, real) = (self.rustc_log(), self.real_rustc());
-        let script = format!(
-            "#!/bin/sh\nname=query; last=\nfor arg do\n  [ \"$last\" = --crate-name ] && name=$arg\n  \
+        // The same bytes in every world: it is a part of the compiler that they may share.
+        let script = "#!/bin/sh\nname=query; last=\nfor arg do\n  [ \"$last\" = --crate-name ] && name=$arg\n  \
              case $arg in @*) name=argfile;; esac\n  last=$arg\ndone\n\
-             printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> '{}'\nexec '{}' \"$@\"\n",
-            log.display(),
-            real.display(),
-        );
+             printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$STORY_LOG\"\nexec \"$STORY_RUSTC\" \"$@\"\n";
         fs::create_dir(self.root().join("shim")).expect("our own directory");
         fs::write(self.shim(), script).expect("our own directory");
         fs::set_permissions(self.shim(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-        fs::write(&log, "").expect("our own directory");
+        fs::write(self.rustc_log(), "").expect("our own directory");
     }
 
     /// Process of the daemon.

@@ -184,7 +184,7 @@ fn prefixes(inv: &Invocation, compile: &Compile, toolchain: &Toolchain) -> Prefi
 }
 
 /// `target/debug` of `target/debug/deps`, `target/debug/examples` or `target/debug/build/pkg-hash`.
-fn profile_dir(out_dir: &Path) -> Option<&Path> {
+pub(crate) fn profile_dir(out_dir: &Path) -> Option<&Path> {
     let parent = out_dir.parent()?;
     match parent.file_name()?.to_str()? {
         "build" => parent.parent(),

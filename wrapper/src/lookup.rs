@@ -155,6 +155,20 @@ pub fn has_news(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
     Ok(false)
 }
 
+/// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
+/// them is not here, or the record cannot be read.
+pub fn entry_key(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    plan: &Plan,
+    record: &[u8],
+) -> Result<Option<EntryKey>> {
+    let (Some(invocation), Some(record)) = (&plan.invocation, InputRecord::from_bytes(record)) else {
+        return Ok(None);
+    };
+    record.entry_key(cache, inv, invocation, &plan.prefixes, plan.compile.diagnostic_width.as_deref())
+}
+
 fn contains_mark(s: &std::ffi::OsStr) -> bool {
     use std::os::unix::ffi::OsStrExt;
     s.as_bytes().contains(&crate::prefixes::MARK)

@@ -1,0 +1,121 @@
+//! Lookups that may end at another machine's result.
+
+use std::sync::Arc;
+
+use kache_wrapper::build;
+use kache_wrapper::cache::{self, Content, Invocation, Placement, Settings};
+use kache_wrapper::compile::Ran;
+use kache_wrapper::finish::{self, Finished};
+use kache_wrapper::lookup::{self, Lookup};
+
+use super::engine::Engine;
+use crate::remote::{self, Session, Sharing};
+
+impl Engine {
+    /// Looks an invocation up here, and if it is not here, where its builder shares results. `remote` is the
+    /// builder's, not the daemon's.
+    pub fn lookup(
+        &self,
+        inv: &Invocation,
+        settings: &Settings,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<Lookup> {
+        let Some(session) = self.session(remote) else { return lookup::lookup(self, inv, settings) };
+        let build = build::of(self, inv)?;
+        let lazy = self.is_mounted_build(inv);
+        if let Some(build) = &build {
+            let planner = remote.and_then(|r| r.planner.as_ref());
+            session.learn(build, lazy, planner);
+        }
+        let mut found = lookup::lookup(self, inv, settings)?;
+        if let Lookup::Miss(plan) = &found
+            && plan.store == lookup::Store::Yes
+            && session.find(self, inv, plan, lazy)
+        {
+            found = lookup::lookup(self, inv, settings)?;
+        }
+        if let Lookup::Hit(hit) = &found {
+            remote::used(&self.store, build.as_ref(), &hit.key);
+        }
+        Ok(found)
+    }
+
+    /// Will outputs be views?
+    fn is_mounted_build(&self, inv: &Invocation) -> bool {
+        let mut args = inv.argv.iter();
+        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
+        dir.is_some_and(|dir| self.inside(&inv.cwd.join(dir)).is_some())
+    }
+
+    /// Stores what a compile made, and shares it in the background.
+    pub fn finish(
+        &self,
+        inv: &Invocation,
+        plan: &lookup::Plan,
+        ran: &Ran,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<Finished> {
+        let finished = finish::finish(self, inv, plan, ran)?;
+        if let Finished::Stored(key, _) = &finished
+            && let Some(session) = self.session(remote)
+        {
+            remote::stored(&self.store, remote.map(|r| &r.remote), key);
+            remote::used(&self.store, build::of(self, inv)?.as_ref(), key);
+            session.upload_soon();
+        }
+        Ok(finished)
+    }
+
+    /// `None` when nothing is shared, or cannot be.
+    fn session(&self, remote: Option<&Sharing>) -> Option<Arc<Session>> {
+        match self.remotes.session(&remote?.remote) {
+            Ok(session) => Some(session),
+            Err(error) => {
+                tracing::warn!("the remote cannot be used: {error:#}");
+                None
+            }
+        }
+    }
+
+    /// Brings here what is to be restored outside of mounts.
+    pub(super) fn fetch(&self, files: &[Placement]) -> kache_remote::Result<()> {
+        let blobs = files.iter().filter_map(|f| match &f.content {
+            Content::Blob { hash, .. } => Some(*hash),
+            Content::Bytes(_) => None,
+        });
+        // What nobody promised is for the store to miss.
+        let promised =
+            blobs.filter(|h| !self.store.is_on_disk(h) && self.store.fetchable(h).is_ok_and(|f| f.is_some()));
+        self.remotes.fetch(&promised.collect::<Vec<_>>())
+    }
+
+    /// Tries again what failed, and what came while the last worker was about to end.
+    pub(super) fn upload_waiting(&self) {
+        self.remotes.upload_soon();
+    }
+
+    /// Takes views away whose blobs were promised by a remote that does not have them: cargo finds the unit stale, and
+    /// it is compiled.
+    pub(super) fn drop_gone(&self) {
+        let gone = self.remotes.take_gone();
+        if gone.is_empty() {
+            return;
+        }
+        for hosted in self.all() {
+            let mount = hosted.mount();
+            let Ok(files) = mount.walk() else { continue };
+            for file in files.iter().filter(|f| f.stat.blob.is_some_and(|h| gone.contains(h.as_bytes()))) {
+                let removed = mount.remove(&file.path);
+                tracing::warn!(path = ?file.path, dir = %hosted.dir.display(), ?removed, "its blob is gone");
+            }
+        }
+    }
+
+    /// Is this blob here, or will it come when somebody opens it?
+    pub(super) fn can_show(&self, hash: &[u8; 32], size: u64) -> cache::Result<bool> {
+        if !self.store.is_on_disk(hash) && self.store.fetchable(hash)?.is_some_and(|(s, _)| s == size) {
+            return Ok(true);
+        }
+        Ok(self.store.has_blob(hash, size)?)
+    }
+}

@@ -1,0 +1,173 @@
+//! Sharing with other machines: brings `kache_remote`'s bucket and the store together.
+//!
+//! Nothing in here is touched before a lookup has missed, and the network only ever by the daemon and by commands:
+//! a wrapper that works alone only notes what is to be uploaded.
+
+mod entry;
+mod manifest;
+mod session;
+mod upload;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kache_remote::{Error, Hash, Mode, Settings};
+use kache_wrapper::build::Build;
+use kache_wrapper::cache::EntryKey;
+use tokio::runtime::Runtime;
+
+pub use session::Session;
+pub use upload::Progress;
+
+use crate::planner::Planner;
+use crate::store::Store;
+
+/// What a build shares with other machines through.
+pub struct Sharing {
+    pub remote: Settings,
+    pub planner: Option<Planner>,
+}
+
+/// Different remotes (or credentials) that a daemon keeps a connection to.
+const MAX_SESSIONS: usize = 8;
+/// Uploads that wait are looked for so often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The remotes that builds have used, each with its connections. Made when first needed.
+pub struct Remotes {
+    store: Arc<Store>,
+    inner: Mutex<Inner>,
+    /// Blobs that were promised and are not to be had.
+    gone: Mutex<Vec<Hash>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    runtime: Option<Runtime>,
+    sessions: VecDeque<(Settings, Arc<Session>)>,
+    /// When uploads were last looked for.
+    looked: Option<Instant>,
+}
+
+impl Remotes {
+    pub fn new(store: Arc<Store>) -> Remotes {
+        Remotes { store, inner: Mutex::default(), gone: Mutex::default() }
+    }
+
+    pub fn session(&self, settings: &Settings) -> Result<Arc<Session>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, session)) = inner.sessions.iter().find(|(known, _)| known == settings) {
+            return Ok(Arc::clone(session));
+        }
+        let runtime = match inner.runtime.take() {
+            Some(runtime) => runtime,
+            None => runtime()?,
+        };
+        let session = Session::open(Arc::clone(&self.store), settings, runtime.handle().clone());
+        inner.runtime = Some(runtime);
+        let session = Arc::new(session?);
+        if inner.sessions.len() >= MAX_SESSIONS {
+            inner.sessions.pop_front();
+        }
+        inner.sessions.push_back((settings.clone(), Arc::clone(&session)));
+        Ok(session)
+    }
+
+    /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here.
+    ///
+    /// # Errors
+    /// One of them is not here and cannot be had.
+    pub fn fetch(&self, wanted: &[Hash]) -> kache_remote::Result<()> {
+        let missing: Vec<&Hash> = wanted.iter().filter(|h| !self.store.is_on_disk(h)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let sessions: Vec<Arc<Session>> = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.sessions.iter().rev().map(|(_, s)| Arc::clone(s)).collect()
+        };
+        for hash in missing {
+            let known = self.store.fetchable(hash).map_err(|e| Error::Local(e.to_string()))?;
+            let gone = || Error::Gone { name: format!("blob {}", kache_remote::hex(hash)) };
+            let Some((size, executable)) = known else { return Err(gone()) };
+            let mut last = gone();
+            let found = sessions.iter().any(|session| {
+                let fetched = session.fetch_blob(hash, size, executable);
+                fetched.map_err(|error| last = error).is_ok()
+            });
+            if !found {
+                if last.is_about_one_object() {
+                    self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(*hash);
+                }
+                return Err(last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads what is waiting and due, to every remote in use; looks for it every few seconds at most.
+    pub fn upload_soon(&self) {
+        let sessions: Vec<Arc<Session>> = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.looked.is_some_and(|at| at.elapsed() < LOOK) {
+                return;
+            }
+            inner.looked = Some(Instant::now());
+            inner.sessions.iter().map(|(_, s)| Arc::clone(s)).collect()
+        };
+        for session in sessions {
+            if session.has_due() {
+                session.upload_soon();
+            }
+        }
+    }
+
+    /// Blobs that turned out not to be had since the last call: whatever shows them must not go on doing so.
+    pub fn take_gone(&self) -> Vec<Hash> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn is_idle(&self) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.sessions.iter().all(|(_, s)| s.is_idle())
+    }
+}
+
+impl Drop for Remotes {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        inner.sessions.clear();
+        if let Some(runtime) = inner.runtime.take() {
+            // What is on its way is in the queue still.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("kache-remote")
+        .enable_all()
+        .build()
+        .context("cannot start threads for the remote")
+}
+
+/// Notes that a new entry is to be uploaded.
+pub fn stored(store: &Store, remote: Option<&Settings>, key: &EntryKey) {
+    let Some(settings) = remote.filter(|s| s.mode == Mode::ReadWrite) else { return };
+    if let Err(error) = store.enqueue_upload(&settings.place(), key) {
+        tracing::warn!(%error, "cannot note an upload");
+    }
+}
+
+/// Notes that a build used an entry, for its manifest.
+pub fn used(store: &Store, build: Option<&Build>, key: &EntryKey) {
+    if let Some(build) = build {
+        for name in build.names() {
+            store.note_build(&name, key);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! One remote, as the daemon uses it: looks up what is not here, fetches blobs, uploads in the background.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kache_remote::gate::Gate;
+use kache_remote::{Bucket, EntryObject, Error, Hash, Settings};
+use kache_wrapper::cache::{Cache, Invocation, Output};
+use kache_wrapper::lookup::{self, Plan};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::entry;
+use crate::store::{Shared, Store};
+
+/// What a remote does not have is not asked for again for so long.
+const ABSENT: Duration = Duration::from_secs(60);
+/// Names that are remembered for it.
+const MAX_ABSENT: usize = 50_000;
+
+pub struct Session {
+    pub(super) store: Arc<Store>,
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) handle: Handle,
+    pub(super) place: String,
+    pub(super) uploading: AtomicBool,
+    gate: Gate,
+    /// One lookup of the same thing (as a claim names it) at a time: who comes second finds what the first one brought.
+    asking: Mutex<HashMap<Hash, Arc<Mutex<()>>>>,
+    /// The same for blobs.
+    fetching: Mutex<HashMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
+    absent: Mutex<HashMap<Hash, Instant>>,
+    /// When a build's manifest was last taken in.
+    pub(super) learned: Mutex<HashMap<Hash, Arc<Mutex<Option<Instant>>>>>,
+    /// Where warnings for people go.
+    log: PathBuf,
+}
+
+impl Session {
+    pub(super) fn open(store: Arc<Store>, settings: &Settings, handle: Handle) -> Result<Session> {
+        let bucket = handle.block_on(Bucket::connect(settings))?;
+        let lanes = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Session {
+            log: store.dir().join("kache.log"),
+            store,
+            bucket: Arc::new(bucket),
+            handle,
+            place: settings.place(),
+            uploading: AtomicBool::new(false),
+            gate: Gate::new(lanes),
+            asking: Mutex::default(),
+            fetching: Mutex::default(),
+            absent: Mutex::default(),
+            learned: Mutex::default(),
+        })
+    }
+
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.handle.block_on(future)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        !self.uploading.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// Looks for the result of a plan and takes it in. True: look again, it is here now. With `lazy` its blobs are
+    /// left where they are.
+    pub fn find(&self, cache: &dyn Cache, inv: &Invocation, plan: &Plan, lazy: bool) -> bool {
+        let one = Arc::clone(lock(&self.asking).entry(plan.claim).or_default());
+        let waited = one.try_lock().is_err();
+        let _mine = one.lock().unwrap_or_else(PoisonError::into_inner);
+        if waited && lookup::has_news(cache, plan).unwrap_or(false) {
+            return true;
+        }
+        let began = Instant::now();
+        let found = self.find_now(cache, inv, plan, lazy);
+        lock(&self.asking).remove(&plan.claim);
+        let brought = matches!(found, Ok(Some(_)));
+        if found.as_ref().is_err_and(Error::is_about_one_object) {
+            self.note_absent(plan.claim);
+        }
+        self.judge(found.map(Option::unwrap_or_default), began);
+        brought
+    }
+
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.gate.patience()
+    }
+
+    /// Tells the gate how a question went that was asked at `began`: `Ok` is the time that the answer saves.
+    pub(super) fn judge(&self, answer: kache_remote::Result<Duration>, began: Instant) {
+        let saved = match &answer {
+            Ok(saved) => {
+                self.gate.answered();
+                *saved
+            }
+            Err(error) => {
+                tracing::info!(%error, "the remote did not help");
+                if error.is_about_one_object() {
+                    crate::log::append(&self.log, &error.to_string());
+                }
+                self.warn(self.gate.failed(error));
+                Duration::ZERO
+            }
+        };
+        self.warn(self.gate.lost(began.elapsed().saturating_sub(saved)));
+    }
+
+    /// `Some` is the time that the compile would have taken.
+    fn find_now(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        plan: &Plan,
+        lazy: bool,
+    ) -> kache_remote::Result<Option<Duration>> {
+        let Some(invocation) = plan.invocation else { return Ok(None) };
+        if self.is_absent(&plan.claim) {
+            return Ok(None);
+        }
+        let Some(patience) = self.gate.patience() else { return Ok(None) };
+        let until = Instant::now() + patience;
+        let local = |error: kache_wrapper::cache::Error| Error::Local(error.to_string());
+        let known = cache.records(&invocation).map_err(local)?;
+        let known: HashSet<Hash> = known.iter().map(|r| *blake3::hash(r).as_bytes()).collect();
+        let mut keys = plan.missing.clone();
+        for record in self.within(until, self.bucket.records(&invocation.0, &known))? {
+            keys.extend(lookup::entry_key(cache, inv, plan, &record).map_err(local)?);
+        }
+        for key in keys {
+            let Some(object) = self.within(until, self.bucket.entry(&key.0))? else { continue };
+            let Some(shared) = self.check(cache, inv, plan, object)? else { continue };
+            let took = Duration::from_millis(shared.publication.entry.took_ms);
+            if !lazy {
+                let until = (Instant::now() + took).max(until);
+                self.within(until, self.fetch_all(&shared.publication.entry.outputs))?;
+            }
+            self.store.import(&shared).map_err(|e| Error::Local(e.to_string()))?;
+            return Ok(Some(took));
+        }
+        self.note_absent(plan.claim);
+        Ok(None)
+    }
+
+    /// Does this entry belong to what is to be compiled here? Its key is made again from its record.
+    fn check(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        plan: &Plan,
+        object: EntryObject,
+    ) -> kache_remote::Result<Option<Shared>> {
+        let key =
+            lookup::entry_key(cache, inv, plan, &object.record).map_err(|e| Error::Local(e.to_string()))?;
+        let same = key.is_some_and(|k| k.0 == object.key)
+            && plan.invocation.is_some_and(|i| i.0 == object.invocation);
+        if !same {
+            let name = format!("entry {}", kache_remote::hex(&object.key));
+            return Err(Error::Bad { name, how: "its key does not follow from its record".into() });
+        }
+        let shared = entry::unpack(object, self.bucket.settings().max_blob)?;
+        Ok(Some(shared))
+    }
+
+    pub(super) fn within<T>(
+        &self,
+        until: Instant,
+        future: impl Future<Output = kache_remote::Result<T>>,
+    ) -> kache_remote::Result<T> {
+        let waited = until.saturating_duration_since(Instant::now());
+        self.handle.block_on(async {
+            tokio::time::timeout(waited, future).await.unwrap_or_else(|_| {
+                let endpoint = self.bucket.settings().shown_endpoint();
+                Err(Error::TimedOut { endpoint, waited })
+            })
+        })
+    }
+
+    // ---- blobs
+
+    /// All blobs that are not here yet, at the same time.
+    async fn fetch_all(&self, outputs: &[Output]) -> kache_remote::Result<()> {
+        let wanted: Vec<&Output> = outputs.iter().filter(|o| !self.store.is_on_disk(&o.blob)).collect();
+        let mut seen = HashSet::new();
+        let mut tasks = JoinSet::new();
+        for output in wanted.into_iter().filter(|o| seen.insert(o.blob)) {
+            let (store, bucket, one) =
+                (Arc::clone(&self.store), Arc::clone(&self.bucket), self.one_fetch(&output.blob));
+            let (hash, size, executable) = (output.blob, output.size, output.executable);
+            tasks.spawn(async move { fetch(&store, &bucket, &one, &hash, size, executable).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|_| Error::Local("a download was interrupted".into()))??;
+        }
+        self.forget_fetches(&seen);
+        Ok(())
+    }
+
+    pub(super) fn one_fetch(&self, hash: &Hash) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(lock(&self.fetching).entry(*hash).or_default())
+    }
+
+    pub(super) fn forget_fetches(&self, hashes: &HashSet<Hash>) {
+        lock(&self.fetching).retain(|hash, _| !hashes.contains(hash));
+    }
+
+    /// Fetches one blob, for whoever opens it. One that is gone or wrong makes everything that needs it stale.
+    pub fn fetch_blob(&self, hash: &Hash, size: u64, executable: bool) -> kache_remote::Result<()> {
+        let one = self.one_fetch(hash);
+        let (store, bucket, wanted) = (Arc::clone(&self.store), Arc::clone(&self.bucket), *hash);
+        // On a thread of the runtime: those of a mount have stacks that are too small for it.
+        let task = async move { fetch(&store, &bucket, &one, &wanted, size, executable).await };
+        let fetched = self.handle.block_on(self.handle.spawn(task));
+        let fetched = fetched.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into())));
+        lock(&self.fetching).remove(hash);
+        if let Err(error) = &fetched {
+            if error.is_about_one_object()
+                && let Err(error) = self.store.unfetchable(hash)
+            {
+                tracing::warn!(%error, "cannot forget a blob");
+            }
+            crate::log::append(&self.log, &error.to_string());
+        }
+        fetched
+    }
+
+    // ---- what is known not to be there
+
+    fn is_absent(&self, name: &Hash) -> bool {
+        lock(&self.absent).get(name).is_some_and(|since| since.elapsed() < ABSENT)
+    }
+
+    fn note_absent(&self, name: Hash) {
+        let mut absent = lock(&self.absent);
+        if absent.len() >= MAX_ABSENT {
+            absent.clear();
+        }
+        absent.insert(name, Instant::now());
+    }
+
+    /// Once for each build, to the log of kache, where a person looks.
+    fn warn(&self, why: Option<String>) {
+        if let Some(why) = why {
+            let message = format!("the remote is left alone for this build: {why}");
+            tracing::warn!("{message}");
+            crate::log::append(&self.log, &message);
+        }
+    }
+}
+
+pub(super) async fn fetch(
+    store: &Store,
+    bucket: &Bucket,
+    one: &tokio::sync::Mutex<()>,
+    hash: &Hash,
+    size: u64,
+    executable: bool,
+) -> kache_remote::Result<()> {
+    let _mine = one.lock().await;
+    if store.is_on_disk(hash) {
+        return Ok(());
+    }
+    let local = |error: crate::store::error::Error| Error::Local(error.to_string());
+    let mut incoming = store.incoming().map_err(local)?;
+    let file = incoming.file().map_err(|e| Error::Local(e.to_string()))?;
+    bucket.fetch_blob(hash, size, file).await?;
+    store.publish_incoming(incoming, hash, executable).map_err(local)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps of things at rest: a panic elsewhere leaves them whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
