@@ -195,7 +195,8 @@ pub fn template(text: &[u8], prefixes: &Prefixes, bound: &mut BTreeSet<char>) ->
     template
 }
 
-fn is_text(bytes: &[u8]) -> bool {
+/// Paths can be replaced in it without an effect on anything else.
+pub fn is_text(bytes: &[u8]) -> bool {
     let odd = |b: &u8| (*b < 0x20 && !b"\n\r\t\x0c".contains(b)) || *b == 0x7f;
     !bytes.iter().any(odd) && std::str::from_utf8(bytes).is_ok() && !bytes.contains(&MARK)
 }

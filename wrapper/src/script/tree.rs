@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::outputs;
 use crate::cache::{Cache, FileId, Result};
 use crate::hasher::Hasher;
 use crate::prefixes::{Prefixes, TARGET};
@@ -160,10 +161,8 @@ fn normal_hash(cache: &dyn Cache, path: &Path, content: [u8; 32], prefixes: &Pre
         return Ok(known);
     }
     let bytes = cache.read(path)?.unwrap_or_default();
-    let hash = match std::str::from_utf8(&bytes) {
-        Ok(_) => *blake3::hash(&prefixes.template(&bytes)).as_bytes(),
-        Err(_) => content,
-    };
+    let hash =
+        if outputs::is_text(&bytes) { *blake3::hash(&prefixes.template(&bytes)).as_bytes() } else { content };
     cache.set_fact("normal", &key, &hash)?;
     Ok(hash)
 }
