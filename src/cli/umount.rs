@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::mount::absolute;
 use crate::config::Config;
-use crate::daemon::client::Client;
-use crate::daemon::mounts;
+use crate::daemon::client::{Client, is_hung_up};
 use crate::daemon::protocol::{Body, Response};
+use crate::daemon::{mounts, start};
 
 /// Materializing a large target by copies takes its time.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -33,6 +33,17 @@ pub fn run(args: &Umount, config: &Config) -> Result<ExitCode> {
     let Some(mut client) = Client::connect(&config.cache_dir) else {
         return without_daemon(args, config);
     };
+    match with_daemon(args, &mut client) {
+        // It died between our call and its answer.
+        Err(error) if error.downcast_ref().is_some_and(is_hung_up) => {
+            start::wait_until_gone(config, Instant::now() + Duration::from_secs(10))?;
+            without_daemon(args, config)
+        }
+        other => other,
+    }
+}
+
+fn with_daemon(args: &Umount, client: &mut Client) -> Result<ExitCode> {
     let dirs = if args.all {
         match client.ask(Body::Mounts, PATIENCE).context("the daemon does not answer")? {
             Response::Mounts(mounts) => mounts.into_iter().map(|m| m.dir).collect(),
@@ -42,11 +53,11 @@ pub fn run(args: &Umount, config: &Config) -> Result<ExitCode> {
         vec![absolute(&args.dir)?]
     };
     for dir in dirs {
-        match client.ask(Body::Umount { dir: dir.clone(), discard: args.discard }, PATIENCE) {
-            Ok(Response::Done) => println!("unmounted {}", dir.display()),
-            Ok(Response::Failed(why)) => bail!("cannot unmount {}: {why}", dir.display()),
-            Ok(other) => bail!("unexpected answer from the daemon: {other:?}"),
-            Err(error) => return Err(error).context("the daemon does not answer"),
+        let request = Body::Umount { dir: dir.clone(), discard: args.discard };
+        match client.ask(request, PATIENCE).context("the daemon does not answer")? {
+            Response::Done => println!("unmounted {}", dir.display()),
+            Response::Failed(why) => bail!("cannot unmount {}: {why}", dir.display()),
+            other => bail!("unexpected answer from the daemon: {other:?}"),
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -60,3 +60,9 @@ impl Client {
         protocol::receive(&mut self.stream)
     }
 }
+
+/// Did the daemon end instead of answering?
+pub fn is_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}

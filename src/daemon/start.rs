@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::client::Client;
+use super::client::{Client, is_hung_up};
 use super::protocol::{Body, Response, Status, VERSION};
 use super::server;
 use crate::config::Config;
@@ -104,9 +104,11 @@ fn is_current(status: &Status) -> bool {
 /// Ends a running daemon, which keeps what its mounts show, and starts one that brings them back.
 pub fn restart(config: &Config) -> Result<()> {
     if let Some(mut client) = Client::connect(&config.cache_dir) {
-        client
-            .ask(Body::Restart, Duration::from_secs(10))
-            .context("the old daemon does not answer; end it by its process id")?;
+        match client.ask(Body::Restart, Duration::from_secs(10)) {
+            // It was ending already.
+            Err(error) if is_hung_up(&error) => {}
+            other => drop(other.context("the old daemon does not answer; end it by its process id")?),
+        }
         wait_until_gone(config, Instant::now() + Duration::from_secs(30))?;
     }
     spawn(config)?;

@@ -6,18 +6,23 @@ use crate::support::World;
 fn stats_and_list_tell_what_happened() {
     let world = World::plain();
     let c = world.checkout("project", "workspace");
-    let cold = c.cargo("build").ok();
+    c.cargo("build").ok();
     c.clean();
-    let warm = c.cargo("build").ok();
+    c.cargo("build").ok().all_hit();
+    // Compiles, and runs of build scripts.
+    let events = c.kache_json("report --format json");
+    let count =
+        |outcome| events.as_array().expect("events").iter().filter(|e| e["outcome"] == outcome).count();
     let stats = c.kache_json("stats --json");
-    assert_eq!(stats["misses"], cold.units_count("miss"), "{stats}");
-    assert_eq!(stats["hits"], warm.units_count("hit"), "{stats}");
-    assert_eq!(stats["store"]["entries"], cold.units_count("miss"), "{stats}");
+    assert!(count("miss") > 5 && count("hit") == count("miss"), "{events}");
+    assert_eq!(stats["misses"], count("miss"), "{stats}");
+    assert_eq!(stats["hits"], count("hit"), "{stats}");
+    assert_eq!(stats["store"]["entries"], count("miss"), "{stats}");
     assert!(stats["saved_ms"].as_u64() > Some(0), "{stats}");
     assert!(stats["restored_bytes"].as_u64() > Some(100_000), "{stats}");
     let list = c.kache_json("list --json");
     let list = list.as_array().expect("a list");
-    assert_eq!(list.len(), cold.units_count("miss"));
+    assert_eq!(list.len(), count("miss"));
     let base = list.iter().find(|e| e["crate_name"] == "base").expect("base is in it");
     assert_eq!(base["kind"], "lib");
     assert!(base["bytes"].as_u64() > Some(1000));
