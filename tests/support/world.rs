@@ -268,6 +268,11 @@ impl Drop for Inner {
         if let Some(pid) = pid {
             kache(&["umount", "--all", "--discard"]);
             kache(&["daemon", "stop"]);
+            // The last thing that it gives back is its lock; after that it needs a moment to be gone.
+            let began = std::time::Instant::now();
+            while is_running(pid) && began.elapsed() < std::time::Duration::from_secs(10) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             if is_running(pid) {
                 complaints.push(format!("the daemon {pid} did not end"));
                 let _ = nix::sys::signal::kill(
