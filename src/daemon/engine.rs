@@ -463,7 +463,7 @@ impl Cache for Engine {
                 FsContent::View { hash, .. } => Some(*hash.as_bytes()),
                 _ => None,
             });
-            self.store.add_pins(&pin_owner(&hosted.dir), &shown.collect::<Vec<_>>())?;
+            self.store.pin_soon(&pin_owner(&hosted.dir), shown)?;
             hosted.mount().place(&list)?;
             hosted.sealed.store(false, Ordering::Relaxed);
             self.store.used(&key.0);
@@ -492,7 +492,7 @@ impl Cache for Engine {
         };
         let scanned = crate::store::scan_at(ticket.file(), needles)?;
         let (hash, size) = (scanned.hash, scanned.size);
-        self.store.add_pins(&pin_owner(&hosted.dir), &[*hash.as_bytes()])?;
+        self.store.pin_soon(&pin_owner(&hosted.dir), [*hash.as_bytes()])?;
         hosted.mount().commit_seal(ticket, hash, size, sharing == Sharing::Link)?;
         self.store.register_blob(hash.as_bytes())?;
         Ok(Ingested { hash: *hash.as_bytes(), size, contains: scanned.contains })

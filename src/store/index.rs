@@ -106,12 +106,13 @@ impl Store {
     pub(super) fn publish_entry(&self, publication: &Publication) -> Result<()> {
         self.memory().entries.remove(&publication.key.0);
         let pending = std::mem::take(&mut *self.pending());
-        self.with(|conn| {
+        let written = self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             self.write(&tx, &pending)?;
             insert_entry(&tx, publication, now_s())?;
             tx.commit()
-        })
+        });
+        self.settle(pending, written)
     }
 
     pub(super) fn find_blob(&self, hash: &Hash) -> Result<Option<BlobRow>> {
@@ -172,6 +173,8 @@ impl Store {
 
     /// Replaces what `owner` protects from gc.
     pub fn set_pins(&self, owner: &str, hashes: &[Hash]) -> Result<()> {
+        // What is pending would come on top later.
+        self.flush()?;
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             tx.execute("DELETE FROM pins WHERE owner = ?", [owner])?;

@@ -90,13 +90,26 @@ impl Shared {
     }
 }
 
-impl Drop for SharedGuard<'_> {
-    fn drop(&mut self) {
-        let mut holders = self.0.holders();
+impl Shared {
+    /// Takes the lock until [`Shared::let_go`].
+    pub fn hold(&self) -> Result<()> {
+        std::mem::forget(self.lock()?);
+        Ok(())
+    }
+
+    /// Gives back what [`Shared::hold`] took.
+    pub fn let_go(&self) {
+        let mut holders = self.holders();
         *holders -= 1;
         if *holders == 0 {
             // Unlocking an open descriptor does not fail; if it did, the lock would end with the process.
-            let _ = self.0.flock(FlockArg::Unlock);
+            let _ = self.flock(FlockArg::Unlock);
         }
+    }
+}
+
+impl Drop for SharedGuard<'_> {
+    fn drop(&mut self) {
+        self.0.let_go();
     }
 }

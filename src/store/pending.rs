@@ -27,6 +27,8 @@ pub struct Pending {
     pub events: Vec<Event>,
     /// Entries that builds used, and when (nanoseconds).
     pub builds: Vec<(Hash, Hash, i64)>,
+    /// What is to be protected from gc, and by whom. As long as this is not written, the collector is kept out.
+    pub pins: Vec<(String, Hash)>,
 }
 
 impl Pending {
@@ -37,6 +39,7 @@ impl Pending {
             && self.facts.is_empty()
             && self.events.is_empty()
             && self.builds.is_empty()
+            && self.pins.is_empty()
     }
 }
 
@@ -47,11 +50,43 @@ impl Store {
         if pending.is_empty() {
             return Ok(());
         }
-        self.with(|conn| {
+        let written = self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             self.write(&tx, &pending)?;
             tx.commit()
-        })
+        });
+        self.settle(pending, written)
+    }
+
+    /// Protects blobs from gc, by the next flush at the latest; until then nobody collects.
+    pub fn pin_soon(&self, owner: &str, hashes: impl IntoIterator<Item = Hash>) -> Result<()> {
+        let mut pending = self.pending();
+        if pending.pins.is_empty() {
+            self.gc_lock.hold()?;
+        }
+        pending.pins.extend(hashes.into_iter().map(|hash| (owner.to_owned(), hash)));
+        if pending.pins.is_empty() {
+            self.gc_lock.let_go();
+        }
+        Ok(())
+    }
+
+    /// After an attempt to write `pending`: lets the collector in again, or keeps the pins for the next attempt.
+    pub(super) fn settle(&self, pending: Pending, written: Result<()>) -> Result<()> {
+        if pending.pins.is_empty() {
+            return written;
+        }
+        if written.is_ok() {
+            self.gc_lock.let_go();
+            return written;
+        }
+        let mut now = self.pending();
+        if !now.pins.is_empty() {
+            // Somebody else's hold is enough for both.
+            self.gc_lock.let_go();
+        }
+        now.pins.extend(pending.pins);
+        written
     }
 
     pub(super) fn write(&self, tx: &Transaction, pending: &Pending) -> rusqlite::Result<()> {
@@ -105,6 +140,10 @@ impl Store {
         for build in &pending.builds {
             tx.prepare_cached("INSERT OR REPLACE INTO builds (build, key, seen) VALUES (?, ?, ?)")?
                 .execute(*build)?;
+        }
+        for (owner, hash) in &pending.pins {
+            tx.prepare_cached("INSERT OR IGNORE INTO pins (hash, owner) VALUES (?, ?)")?
+                .execute((hash, owner))?;
         }
         for event in &pending.events {
             add_event(tx, event)?;

@@ -205,6 +205,18 @@ impl World {
         status["pid"].as_i64().expect("a daemon") as i32
     }
 
+    /// Waits until nothing is left of a process.
+    pub fn wait_for_end(&self, pid: i32) {
+        // Its threads go one after the other, and with the last of them what it had open.
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let lives = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
+        let began = std::time::Instant::now();
+        while threads() > 1 || lives() {
+            assert!(began.elapsed() < std::time::Duration::from_secs(60), "process {pid} does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// `kache …` outside of any checkout.
     pub fn kache(&self, args: &str) -> std::process::Output {
         self.command(&self.0.kache).args(args.split_whitespace()).output().expect("kache starts")
@@ -253,6 +265,11 @@ impl Drop for Inner {
         if let Some(pid) = pid {
             kache(&["umount", "--all", "--discard"]);
             kache(&["daemon", "stop"]);
+            // The last thing that it gives back is its lock; after that it needs a moment to be gone.
+            let began = std::time::Instant::now();
+            while is_running(pid) && began.elapsed() < std::time::Duration::from_secs(10) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             if is_running(pid) {
                 complaints.push(format!("the daemon {pid} did not end"));
                 let _ = nix::sys::signal::kill(

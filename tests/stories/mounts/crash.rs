@@ -25,12 +25,7 @@ fn without_daemon(c: &Checkout) -> Checkout {
 fn kill_daemon(world: &World) {
     let pid = world.daemon();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    // Its threads go one after the other, and with the last of them what it had open.
-    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    let lives = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
-    while threads() > 1 || lives() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    world.wait_for_end(pid);
 }
 
 fn a_dead_mount_is_recognised_and_comes_back(world: World) {

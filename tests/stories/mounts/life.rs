@@ -86,12 +86,9 @@ fn a_mount_on_a_mount_is_one(world: World) {
 fn sigterm_leaves_real_directories(world: World) {
     let checkouts = ["first", "second"].map(|name| world.checkout(name, "workspace"));
     checkouts.iter().for_each(|c| drop(c.cargo("build").ok()));
-    kill(Pid::from_raw(world.daemon()), Signal::SIGTERM).unwrap();
-    let began = Instant::now();
-    while world.kache("daemon status").status.success() {
-        assert!(began.elapsed() < Duration::from_secs(60), "the daemon does not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let daemon = world.daemon();
+    kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
+    world.wait_for_end(daemon);
     for c in &checkouts {
         assert!(crate::support::namespace::mounts_below(c.dir()).is_empty());
         let c = c.env("KACHE_DAEMON_IDLE_TIMEOUT", "0");
