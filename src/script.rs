@@ -4,9 +4,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use kache_wrapper::cache::{Event, Invocation, Outcome};
@@ -18,6 +16,7 @@ use kache_wrapper::script::outputs::{self, After};
 use kache_wrapper::script::{self, ScriptLookup, ScriptPlan, Watch};
 
 use crate::backend::Backend;
+use crate::wrap::{self, exec};
 
 /// Runs a build script, or does what it did. `argv` is its program and its arguments (cargo gives none).
 pub fn run(argv: Vec<OsString>) -> ! {
@@ -27,29 +26,16 @@ pub fn run(argv: Vec<OsString>) -> ! {
         std::process::exit(2);
     }
     let active = std::env::var_os(compile::ACTIVE).is_some();
-    let Some(inv) = crate::wrap::invocation(&argv).filter(|_| !active) else { exec(&argv) };
+    let Some(inv) = wrap::invocation(&argv).filter(|_| !active) else { exec(&argv) };
     let config = crate::backend::config(&inv);
     if config.disabled {
         exec(&argv);
     }
     let cache_dir = config.cache_dir.clone();
-    let backend = match Backend::open(config) {
-        Ok(backend) => backend,
-        Err(error) => {
-            crate::log::warn(&cache_dir, &format!("{error:#}; running a build script without the cache"));
-            exec(&argv)
-        }
-    };
+    let backend = wrap::open(config, &argv, "running a build script without the cache");
     let out_dir = inv.var("OUT_DIR").map(PathBuf::from);
     let left = out_dir.is_some_and(|dir| !outputs::is_empty(&dir));
     Run { inv, backend, cache_dir, started, left }.run()
-}
-
-/// Becomes the script.
-fn exec(argv: &[OsString]) -> ! {
-    let error = Command::new(&argv[0]).args(&argv[1..]).exec();
-    eprintln!("kache: could not run {}: {error}", Path::new(&argv[0]).display());
-    std::process::exit(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
 }
 
 struct Run {

@@ -16,6 +16,7 @@ use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
 use kache_wrapper::script;
 
 use crate::backend::{self, Backend};
+use crate::config::Config;
 use crate::launcher;
 
 /// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
@@ -54,14 +55,17 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
         exec(&argv);
     }
     let cache_dir = config.cache_dir.clone();
-    let backend = match Backend::open(config) {
-        Ok(backend) => backend,
-        Err(error) => {
-            crate::log::warn(&cache_dir, &format!("{error:#}; compiling without the cache"));
-            exec(&argv)
-        }
-    };
+    let backend = open(config, &argv, "compiling without the cache");
     Action { inv, backend, cache_dir, started }.run()
+}
+
+/// What answers; or, when nothing can, `otherwise` is noted and the real program runs.
+pub fn open(config: Config, argv: &[OsString], otherwise: &str) -> Backend {
+    let cache_dir = config.cache_dir.clone();
+    Backend::open(config).unwrap_or_else(|error| {
+        crate::log::warn(&cache_dir, &format!("{error:#}; {otherwise}"));
+        exec(argv)
+    })
 }
 
 pub fn invocation(argv: &[OsString]) -> Option<Invocation> {
@@ -72,8 +76,8 @@ pub fn invocation(argv: &[OsString]) -> Option<Invocation> {
     })
 }
 
-/// Becomes the compiler.
-fn exec(argv: &[OsString]) -> ! {
+/// Becomes the real program.
+pub fn exec(argv: &[OsString]) -> ! {
     let error = Command::new(&argv[0]).args(&argv[1..]).exec();
     eprintln!("kache: could not run {}: {error}", Path::new(&argv[0]).display());
     std::process::exit(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })

@@ -55,6 +55,14 @@ pub struct Output {
     pub sharing: Sharing,
 }
 
+impl Output {
+    /// This output at `path`.
+    pub fn placed_at(&self, path: PathBuf) -> Placement {
+        let Output { blob, size, executable, sharing, .. } = *self;
+        Placement { path, content: Content::Blob { hash: blob, size, executable, sharing } }
+    }
+}
+
 /// Where an output goes, independent of the checkout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dest {

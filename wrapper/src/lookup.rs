@@ -47,6 +47,21 @@ pub struct Hit {
 }
 
 impl Hit {
+    /// An entry that has been restored, and what it prints here.
+    pub fn of(entry: Entry, key: EntryKey, stdout: Vec<u8>, stderr: Vec<u8>, link_mode: LinkMode) -> Hit {
+        Hit {
+            stdout,
+            stderr,
+            bytes: entry.bytes(),
+            saved_ms: entry.took_ms,
+            crate_name: entry.crate_name,
+            kind: entry.kind,
+            key,
+            link_mode,
+            launcher: None,
+        }
+    }
+
     /// What the event log says of it.
     pub fn event(&self, inv: &Invocation, wall: Duration) -> Event {
         Event {
@@ -189,15 +204,8 @@ fn restore(
     let mut files = Vec::with_capacity(entry.outputs.len() + entry.texts.len());
     for output in &entry.outputs {
         let path = compile.place(&output.dest)?;
-        files.push(Placement {
-            path: if launcher.as_ref() == Some(&path) { script::real_program(&path) } else { path },
-            content: Content::Blob {
-                hash: output.blob,
-                size: output.size,
-                executable: output.executable,
-                sharing: output.sharing,
-            },
-        });
+        let path = if launcher.as_ref() == Some(&path) { script::real_program(&path) } else { path };
+        files.push(output.placed_at(path));
     }
     for text in &entry.texts {
         let bytes = known.prefixes.expand(&text.template)?;
@@ -213,17 +221,7 @@ fn restore(
             return None;
         }
     };
-    Some(Hit {
-        stdout,
-        stderr,
-        bytes: entry.bytes(),
-        saved_ms: entry.took_ms,
-        crate_name: entry.crate_name,
-        kind: entry.kind,
-        key,
-        link_mode,
-        launcher,
-    })
+    Some(Hit { launcher, ..Hit::of(entry, key, stdout, stderr, link_mode) })
 }
 
 fn plan(

@@ -320,17 +320,7 @@ impl Script {
             After::Dir(path) | After::Link(path, _) | After::Program(path) => path.clone(),
         });
         let tree = files.iter().map(|f| f.path.clone()).chain(of_after).collect();
-        let hit = Hit {
-            stdout,
-            stderr,
-            bytes: entry.bytes(),
-            saved_ms: entry.took_ms,
-            crate_name: entry.crate_name,
-            kind: entry.kind,
-            key,
-            link_mode,
-            launcher: None,
-        };
+        let hit = Hit::of(entry, key, stdout, stderr, link_mode);
         Some(ScriptLookup::Hit { hit, after, tree })
     }
 

@@ -210,15 +210,7 @@ pub fn placements(
     let mut files = Vec::with_capacity(entry.outputs.len());
     let mut after = Vec::new();
     for output in &entry.outputs {
-        files.push(Placement {
-            path: place(out_dir, &output.dest)?.0,
-            content: Content::Blob {
-                hash: output.blob,
-                size: output.size,
-                executable: output.executable,
-                sharing: output.sharing,
-            },
-        });
+        files.push(output.placed_at(place(out_dir, &output.dest)?.0));
     }
     for text in &entry.texts {
         let (path, node) = place(out_dir, &text.dest)?;
