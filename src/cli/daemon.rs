@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::config::Config;
-use crate::daemon::client::Client;
+use crate::daemon::client::{Client, is_hung_up};
 use crate::daemon::protocol::{Body, Response};
 use crate::daemon::{server, start};
 
@@ -66,7 +66,11 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
 
 fn stop(config: &Config) -> Result<bool> {
     let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(false) };
-    client.ask(Body::Stop, Duration::from_secs(10)).context("the daemon does not answer")?;
+    match client.ask(Body::Stop, Duration::from_secs(10)) {
+        // It was ending already.
+        Err(error) if is_hung_up(&error) => {}
+        other => drop(other.context("the daemon does not answer")?),
+    }
     start::wait_until_gone(config, Instant::now() + Duration::from_secs(600))?;
     Ok(true)
 }

@@ -124,6 +124,7 @@ impl Server {
                 self.note(event);
                 continue;
             }
+            let ends = matches!(request.body, Body::Stop | Body::Restart);
             self.active.fetch_add(1, Ordering::SeqCst);
             let answered = stream.write_all(&[ALIVE]).and_then(|()| {
                 let response = self.answer(request);
@@ -133,6 +134,10 @@ impl Server {
             self.requests.fetch_add(1, Ordering::Relaxed);
             if let Ok(mut last) = self.last_request.lock() {
                 *last = Instant::now();
+            }
+            if ends {
+                // Not before the answer is out: the process may be gone at once.
+                signals::end();
             }
             if answered.is_err() {
                 return;
@@ -198,13 +203,9 @@ impl Server {
             Body::Status => Response::Status(self.status()),
             Body::Restart => {
                 self.handover.store(true, Ordering::SeqCst);
-                signals::end();
                 Response::Done
             }
-            Body::Stop => {
-                signals::end();
-                Response::Done
-            }
+            Body::Stop => Response::Done,
         }
     }
 
