@@ -167,11 +167,7 @@ impl Backend {
         {
             store.event(&hit.event(inv, wall));
         }
-        if let Some(store) = self.store.get()
-            && let Err(error) = store.flush()
-        {
-            tracing::warn!(%error, "cannot write to the index");
-        }
+        self.flush();
     }
 
     pub fn event(&self, event: Event) {
@@ -200,11 +196,20 @@ impl Backend {
         if let Some(client) = self.daemon.borrow_mut().take() {
             client.close();
         }
+        self.flush();
+    }
+
+    fn flush(&self) {
         if let Some(store) = self.store.get()
             && let Err(error) = store.flush()
         {
             tracing::warn!(%error, "cannot write to the index");
         }
+    }
+
+    /// For a person who looks into kache's log.
+    pub fn warn(&self, message: &str) {
+        crate::log::warn(&self.config.cache_dir, message);
     }
 
     /// `None` when there is no daemon, or it does not answer in time: then it is left alone by this process.

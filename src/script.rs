@@ -31,17 +31,15 @@ pub fn run(argv: Vec<OsString>) -> ! {
     if config.disabled {
         exec(&argv);
     }
-    let cache_dir = config.cache_dir.clone();
     let backend = wrap::open(config, &argv, "running a build script without the cache");
     let out_dir = inv.var("OUT_DIR").map(PathBuf::from);
     let left = out_dir.is_some_and(|dir| !outputs::is_empty(&dir));
-    Run { inv, backend, cache_dir, started, left }.run()
+    Run { inv, backend, started, left }.run()
 }
 
 struct Run {
     inv: Invocation,
     backend: Backend,
-    cache_dir: PathBuf,
     started: Instant,
     /// `OUT_DIR` holds what an earlier run left.
     left: bool,
@@ -54,7 +52,7 @@ impl Run {
             Ok(ScriptLookup::Pass { reason }) => self.pass(&reason),
             Ok(ScriptLookup::Miss(plan)) => self.miss(*plan),
             Err(error) => {
-                self.warn(&format!("lookup failed: {error}"));
+                self.backend.warn(&format!("lookup failed: {error}"));
                 self.pass(&format!("cache error: {error}"))
             }
         }
@@ -62,7 +60,7 @@ impl Run {
 
     fn hit(&self, hit: Hit, after: &[After], tree: Vec<PathBuf>) -> ! {
         if let Err(error) = self.complete(after, tree) {
-            self.warn(&format!("cannot restore OUT_DIR: {error}"));
+            self.backend.warn(&format!("cannot restore OUT_DIR: {error}"));
             self.pass("OUT_DIR cannot be restored");
         }
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
@@ -119,7 +117,7 @@ impl Run {
             Ok(claim::Outcome::Waited) => None,
             Ok(claim::Outcome::Stuck) => return (plan, None),
             Err(error) => {
-                self.warn(&format!("cannot lock: {error}"));
+                self.backend.warn(&format!("cannot lock: {error}"));
                 return (plan, None);
             }
         };
@@ -149,7 +147,7 @@ impl Run {
             }
             Ok(Finished::Unstored(reason)) => self.told(Outcome::Unstored, &reason),
             Err(error) => {
-                self.warn(&format!(
+                self.backend.warn(&format!(
                     "cannot store what the build script of {} did: {error}",
                     plan.script.name
                 ));
@@ -159,22 +157,7 @@ impl Run {
     }
 
     fn told(&self, outcome: Outcome, reason: &str) -> Event {
-        Event {
-            time_ms: 0,
-            outcome,
-            crate_name: script::name(&self.inv),
-            kind: script::KIND.to_owned(),
-            reason: reason.to_owned(),
-            key: String::new(),
-            wall_us: self.started.elapsed().as_micros() as u64,
-            saved_ms: 0,
-            bytes: 0,
-            link_mode: None,
-            cwd: self.inv.cwd.clone(),
-        }
-    }
-
-    fn warn(&self, message: &str) {
-        crate::log::warn(&self.cache_dir, message);
+        let name = script::name(&self.inv);
+        Event::of(&self.inv, outcome, &name, script::KIND, reason, self.started.elapsed())
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -54,9 +54,8 @@ pub fn run(mut argv: Vec<OsString>) -> ! {
     if config.disabled || is_c_compiler(&argv[0]) && config.fallback.is_none() {
         exec(&argv);
     }
-    let cache_dir = config.cache_dir.clone();
     let backend = open(config, &argv, "compiling without the cache");
-    Action { inv, backend, cache_dir, started }.run()
+    Action { inv, backend, started }.run()
 }
 
 /// What answers; or, when nothing can, `otherwise` is noted and the real program runs.
@@ -86,7 +85,6 @@ pub fn exec(argv: &[OsString]) -> ! {
 struct Action {
     inv: Invocation,
     backend: Backend,
-    cache_dir: PathBuf,
     started: Instant,
 }
 
@@ -97,7 +95,7 @@ impl Action {
             Ok(Lookup::Pass { reason }) => self.pass(&reason),
             Ok(Lookup::Miss(plan)) => self.miss(*plan),
             Err(error) => {
-                self.warn(&format!("lookup failed: {error}"));
+                self.backend.warn(&format!("lookup failed: {error}"));
                 self.pass(&format!("cache error: {error}"))
             }
         }
@@ -107,7 +105,7 @@ impl Action {
         if let Some(program) = &hit.launcher
             && let Err(error) = launcher::write(program)
         {
-            self.warn(&format!("cannot write {}: {error}", program.display()));
+            self.backend.warn(&format!("cannot write {}: {error}", program.display()));
             if launcher::replace_by_program(program).is_err() {
                 self.pass("a build script cannot be put in place");
             }
@@ -147,7 +145,7 @@ impl Action {
             if let Some(path) = finish::early_output(&plan, line)
                 && let Err(error) = self.backend.announced(&plan, &self.inv.cwd.join(&path))
             {
-                self.warn(&format!("cannot note {}: {error}", path.display()));
+                self.backend.warn(&format!("cannot note {}: {error}", path.display()));
             }
         };
         let ran = match compile::run(&argv, &mut announce) {
@@ -187,7 +185,7 @@ impl Action {
             Ok(claim::Outcome::Waited) => true,
             Ok(claim::Outcome::Stuck) => false,
             Err(error) => {
-                self.warn(&format!("cannot lock: {error}"));
+                self.backend.warn(&format!("cannot lock: {error}"));
                 false
             }
         };
@@ -206,7 +204,7 @@ impl Action {
         if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
             let program = script::program(&plan.compile);
             if let Err(error) = launcher::install(&program) {
-                self.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
+                self.backend.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
             }
         }
     }
@@ -225,7 +223,7 @@ impl Action {
             }
             Ok(Finished::Unstored(reason)) => self.entry_event(Outcome::Unstored, name, kind, &reason),
             Err(error) => {
-                self.warn(&format!("cannot store {name}: {error}"));
+                self.backend.warn(&format!("cannot store {name}: {error}"));
                 self.entry_event(Outcome::Unstored, name, kind, &error.to_string())
             }
         };
@@ -233,23 +231,7 @@ impl Action {
     }
 
     fn entry_event(&self, outcome: Outcome, crate_name: &str, kind: &str, reason: &str) -> Event {
-        Event {
-            time_ms: 0,
-            outcome,
-            crate_name: crate_name.to_owned(),
-            kind: kind.to_owned(),
-            reason: reason.to_owned(),
-            key: String::new(),
-            wall_us: self.started.elapsed().as_micros() as u64,
-            saved_ms: 0,
-            bytes: 0,
-            link_mode: None,
-            cwd: self.inv.cwd.to_string_lossy().into_owned().into(),
-        }
-    }
-
-    fn warn(&self, message: &str) {
-        crate::log::warn(&self.cache_dir, message);
+        Event::of(&self.inv, outcome, crate_name, kind, reason, self.started.elapsed())
     }
 }
 

@@ -52,9 +52,8 @@ pub fn run(args: &Mount, config: &Config) -> Result<ExitCode> {
         false => fork::toolchain(args.from.as_deref())?,
     };
     let mut client = daemon::start::ensure_current(config)?;
-    let answer = client
-        .ask(Body::Mount { dir: dir.clone(), empty: false }, PATIENCE)
-        .context("the daemon does not answer")?;
+    let answer =
+        client.ask(Body::Mount { dir: dir.clone() }, PATIENCE).context("the daemon does not answer")?;
     let code = report(&answer, &args.dir, args.if_available)?;
     if matches!(answer, Response::Mounted { .. }) {
         fill(args, &mut client, &dir, toolchain)?;
@@ -110,7 +109,7 @@ fn report(answer: &Response, dir: &Path, if_available: bool) -> Result<ExitCode>
 fn foreground(config: &Config, dir: &Path, if_available: bool) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     server::run(config, |engine| {
-        let answer = engine.mount(dir, false);
+        let answer = engine.mount(dir);
         match report(&answer, dir, if_available) {
             Ok(c) if matches!(answer, Response::Mounted { .. }) => {
                 code = c;

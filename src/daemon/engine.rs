@@ -85,7 +85,7 @@ impl Engine {
                 let _ = self.store.set_pins(&pin_owner(&dir), &[]);
                 continue;
             }
-            match self.mount(&dir, false) {
+            match self.mount(&dir) {
                 Response::Mounted { files, .. } => {
                     tracing::info!(dir = %dir.display(), files, "mounted again")
                 }
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    pub fn mount(&self, dir: &Path, _empty: bool) -> Response {
+    pub fn mount(&self, dir: &Path) -> Response {
         match self.try_mount(dir) {
             Ok(answer) => answer,
             Err(error) => Response::Failed(format!("{error:#}")),
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     pub fn umount(&self, dir: &Path, discard: bool) -> Response {
-        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else {
+        let Some(hosted) = self.find(dir) else {
             return Response::Failed(format!("{} is not mounted", dir.display()));
         };
         if !discard && let Err(error) = self.take(&hosted) {
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     pub fn check(&self, dir: &Path) -> Response {
-        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else { return Response::NotMounted };
+        let Some(hosted) = self.find(dir) else { return Response::NotMounted };
         match hosted.mount().disagreements() {
             Ok(paths) => Response::Disagreements(paths.iter().map(|p| p.as_path().to_owned()).collect()),
             Err(error) => Response::Failed(error.to_string()),
@@ -161,7 +161,7 @@ impl Engine {
     }
 
     pub fn clean(&self, dir: &Path) -> Response {
-        let Some(hosted) = self.all().into_iter().find(|m| m.dir == dir) else { return Response::NotMounted };
+        let Some(hosted) = self.find(dir) else { return Response::NotMounted };
         match hosted.clear() {
             Ok(()) => {
                 self.pin(&hosted);
@@ -226,12 +226,8 @@ impl Engine {
     pub fn tick(&self) {
         self.drop_gone();
         self.upload_waiting();
+        self.relink_gone();
         for hosted in self.all() {
-            if let Some(link) = link::of(&hosted.dir)
-                && link::is_gone(&link)
-            {
-                self.relink(&hosted, &link);
-            }
             self.seal_quiet(&hosted);
         }
         if let Err(error) = self.store.flush() {
@@ -246,8 +242,8 @@ impl Engine {
         tracing::info!(link = %link.display(), ?emptied, ?linked, "linked an emptied mount again");
     }
 
-    /// Called when cargo asks its first question, before it touches the target directory.
-    pub fn build_begins(&self) {
+    /// Also called when cargo asks its first question, before it touches the target directory.
+    pub fn relink_gone(&self) {
         for hosted in self.all() {
             if let Some(link) = link::of(&hosted.dir).filter(|l| link::is_gone(l)) {
                 self.relink(&hosted, &link);
@@ -295,6 +291,10 @@ impl Engine {
 
     pub(super) fn cache_dir(&self) -> &Path {
         &self.config.cache_dir
+    }
+
+    pub(super) fn find(&self, dir: &Path) -> Option<Arc<Hosted>> {
+        self.all().into_iter().find(|m| m.dir == dir)
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Hosted>> {

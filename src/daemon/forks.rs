@@ -51,8 +51,7 @@ impl Engine {
     }
 
     fn hosted(&self, dir: &Path) -> Result<Arc<Hosted>> {
-        let found = self.all().into_iter().find(|m| m.dir == dir);
-        found.with_context(|| format!("{} is not mounted", dir.display()))
+        self.find(dir).with_context(|| format!("{} is not mounted", dir.display()))
     }
 
     /// Remembers, also for the next daemon, which checkout a mount belongs to.

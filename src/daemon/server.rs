@@ -1,8 +1,8 @@
 //! The daemon process: one per cache directory, serving wrappers and commands until nobody needs it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Invocation, Outcome};
+use kache_wrapper::claim::open_lock_file;
 use kache_wrapper::lookup::Lookup;
 use kache_wrapper::{finish, lookup, script};
 
@@ -194,7 +195,7 @@ impl Server {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
             },
-            Body::Mount { dir, empty } => engine.mount(&dir, empty),
+            Body::Mount { dir } => engine.mount(&dir),
             Body::Umount { dir, discard } => engine.umount(&dir, discard),
             Body::Clean { dir } => engine.clean(&dir),
             Body::Tree(request) => engine.tree(request),
@@ -212,7 +213,7 @@ impl Server {
     /// Events are told, not asked: there is no answer.
     fn note(&self, event: Event) {
         if event.outcome == Outcome::Pass && event.kind != script::KIND {
-            self.engine.build_begins();
+            self.engine.relink_gone();
         }
         self.engine.event(&event);
     }
@@ -246,15 +247,7 @@ fn resident() -> Option<u64> {
 pub fn single_instance(cache_dir: &Path) -> Result<Option<File>> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir)?;
     let path = cache_dir.join("daemon.lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file = open_lock_file(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0)?;

@@ -1,8 +1,7 @@
 //! Starting a daemon that outlives its starter and inherits nothing from it.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +10,7 @@ use super::client::{Client, is_hung_up};
 use super::protocol::{Body, Response, Status, VERSION};
 use super::server;
 use crate::config::Config;
+use crate::store::sys;
 
 /// A daemon that did not come up is not tried again for so long.
 const RETRY: Duration = Duration::from_secs(10);
@@ -18,25 +18,14 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Starts a daemon in the background, without waiting for it.
 pub fn spawn(config: &Config) -> Result<()> {
     let exe = std::env::current_exe().context("cannot find the kache program itself")?;
-    let mut command = Command::new(exe);
+    let mut command = sys::detached(&exe);
     command
         .args(["daemon", "run"])
         .env_clear()
         .envs(inherited())
         .env("KACHE_CACHE_DIR", &config.cache_dir)
         .env("KACHE_DAEMON_IDLE_TIMEOUT", config.daemon_idle_timeout.as_secs().to_string())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
         .stderr(log(config).map_or_else(Stdio::null, Stdio::from));
-    // SAFETY: only async-signal-safe calls between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            crate::store::sys::close_inherited_on_exec();
-            Ok(())
-        });
-    }
     command.spawn().context("cannot start the daemon")?;
     Ok(())
 }

@@ -143,7 +143,7 @@ fn planned(
 }
 
 /// The same order, in as many nanoseconds as there are different times.
-fn times(listing: &Listing, from_ns: i64) -> BTreeMap<i64, i64> {
+pub fn times(listing: &Listing, from_ns: i64) -> BTreeMap<i64, i64> {
     let all: BTreeSet<i64> = listing
         .values()
         .filter_map(|i| if let Item::File(f) = i { Some(f.mtime_ns) } else { None })

@@ -1,13 +1,13 @@
 //! Units of a target directory that cargo takes for stale, though their inputs are again what they were: after a
 //! branch was checked out and back, files have new times and the old content.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use kache_fs::RelPath;
 
-use super::fork::{label, run_dir, time};
+use super::fork::{label, run_dir, time, times};
 use super::freshness::{self, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
@@ -67,11 +67,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
     if run_again {
         // The output of a build script has a time that its dependents are compared with: all move, in their order.
         // What is stale must stay so when everything looks new.
-        let all: BTreeSet<i64> = listing
-            .values()
-            .filter_map(|i| if let Item::File(f) = i { Some(f.mtime_ns) } else { None })
-            .collect();
-        let times: BTreeMap<i64, i64> = all.into_iter().zip(newest..).collect();
+        let times = times(listing, newest);
         for (path, item) in listing {
             if let Item::File(file) = item {
                 plan.times.push((path.clone(), time(times[&file.mtime_ns])));

@@ -142,7 +142,7 @@ impl Store {
         let before = FileId::of(&meta);
         let scanned = scan::scan_at(&file, needles).at("read", path)?;
         let hash = *scanned.hash.as_bytes();
-        if !self.is_sound(&hash, scanned.size)? {
+        if !self.has_blob(&hash, scanned.size)? {
             self.add_blob(&file, path, &meta, &hash, executable, sharing)?;
         }
         let now = FileId::of(&file.metadata().at("read", path)?);
@@ -165,32 +165,22 @@ impl Store {
     ) -> Result<()> {
         let temp = self.temp_path();
         let mode = if executable { 0o555 } else { 0o444 };
-        let copy =
+        let mut to =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp).at("create", &temp)?;
         let guard = RemoveOnDrop(&temp);
-        let cloned = sys::reflink(file, &copy);
-        if let Err(error) = cloned {
-            if !restore::is_cannot_reflink(&error) {
-                return Err(error).at("write", &temp);
+        match sys::reflink(file, &to) {
+            Ok(()) => {}
+            Err(error) if !restore::is_cannot_reflink(&error) => return Err(error).at("write", &temp),
+            Err(_) => {
+                let may_link = sharing == Sharing::Link && meta.nlink() == 1;
+                if may_link && self.link_blob(path, meta, hash)? {
+                    return Ok(());
+                }
+                let mut from = File::open(path).at("read", path)?;
+                if io::copy(&mut from, &mut to).at("write", &temp)? != meta.len() {
+                    return Err(Error::Changed { path: path.to_owned() });
+                }
             }
-            let may_link = sharing == Sharing::Link && meta.nlink() == 1;
-            drop(guard);
-            if may_link && self.link_blob(path, meta, hash)? {
-                return Ok(());
-            }
-            let guard = RemoveOnDrop(&temp);
-            let mut to = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temp)
-                .at("create", &temp)?;
-            let mut from = File::open(path).at("read", path)?;
-            let copied = io::copy(&mut from, &mut to).at("write", &temp)?;
-            if copied != meta.len() {
-                return Err(Error::Changed { path: path.to_owned() });
-            }
-            return self.publish_temp(&guard, hash, mode);
         }
         self.publish_temp(&guard, hash, mode)
     }
@@ -311,7 +301,8 @@ impl Store {
             && self.last_active(row.boot).is_none_or(|active| row.published + UNSYNCED > active)
     }
 
-    fn is_sound(&self, hash: &Hash, size: u64) -> Result<bool> {
+    /// Is this blob here and to be trusted?
+    pub fn has_blob(&self, hash: &Hash, size: u64) -> Result<bool> {
         match self.sound_blob(hash, size) {
             Ok(_) => Ok(true),
             Err(Error::Missing { .. } | Error::Damaged { .. }) => Ok(false),
@@ -334,11 +325,6 @@ impl Store {
     }
 
     // ---- for mounts
-
-    /// Is this blob here and to be trusted?
-    pub fn has_blob(&self, hash: &Hash, size: u64) -> Result<bool> {
-        self.is_sound(hash, size)
-    }
 
     /// Does the blob's file look as it did when its bytes were known to be right?
     pub fn looks_sound(&self, hash: &Hash) -> bool {

@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
@@ -98,10 +96,6 @@ impl Store {
                 break;
             }
         }
-        self.with(|conn| {
-            conn.execute("DELETE FROM record_bodies WHERE id NOT IN (SELECT record FROM entries)", [])?;
-            conn.execute("DELETE FROM records WHERE id NOT IN (SELECT record FROM entries)", [])
-        })?;
         self.remove_unneeded(&mut report, i64::MAX)?;
         Ok(report)
     }
@@ -213,15 +207,10 @@ impl Store {
         if scanned + SCAN_INTERVAL > now_s() {
             return Ok(());
         }
-        for path in self.blob_files() {
+        for (hash, path) in self.blob_files() {
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-            let name = path.file_name().and_then(|n| blake3::Hash::from_hex(n.as_encoded_bytes()).ok());
             let recent = meta.ctime() + ORPHAN_AGE > now_s();
-            if let Some(hash) = name
-                && !recent
-                && self.find_blob(hash.as_bytes())?.is_none()
-                && fs::remove_file(&path).is_ok()
-            {
+            if !recent && self.find_blob(&hash)?.is_none() && fs::remove_file(&path).is_ok() {
                 report.blobs += 1;
                 report.bytes += meta.blocks() * 512;
             }
@@ -276,22 +265,8 @@ impl Store {
 }
 
 fn spawn(program: &Path, dir: &Path, max_size: u64) {
-    let mut command = Command::new(program);
-    command
-        .args(["gc", "--background", "--max-size", &max_size.to_string()])
-        .env("KACHE_CACHE_DIR", dir)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // SAFETY: only an async-signal-safe call between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            super::sys::close_inherited_on_exec();
-            Ok(())
-        });
-    }
+    let mut command = super::sys::detached(program);
+    command.args(["gc", "--background", "--max-size", &max_size.to_string()]).env("KACHE_CACHE_DIR", dir);
     if let Err(error) = command.spawn() {
         tracing::warn!(%error, "cannot start gc");
     }

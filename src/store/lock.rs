@@ -1,25 +1,16 @@
 //! Advisory locks on files in the cache directory. The kernel drops them when their holder dies.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use kache_wrapper::claim::open_lock_file;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{At, Result};
 
-/// Opens (or creates) a lock file, never through a planted symbolic link.
-pub fn open(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
-        .at("open lock file", path)
+fn open(path: &Path) -> Result<File> {
+    open_lock_file(path).at("open lock file", path)
 }
 
 /// Waits for the exclusive lock; it ends with the returned value.

@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 #[cfg(target_os = "linux")]
 mod ficlone {
@@ -22,9 +25,25 @@ pub fn reflink(_: &File, _: &File) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ENOTSUP))
 }
 
+/// A program that will outlive its starter and inherits nothing from it but the environment: no session, directory,
+/// stream or descriptor.
+pub fn detached(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            close_inherited_on_exec();
+            Ok(())
+        });
+    }
+    command
+}
+
 /// Marks every descriptor but stdin, stdout and stderr close-on-exec, so that a program started next inherits none
 /// of its starter's pipes and locks. Safe between fork and exec.
-pub fn close_inherited_on_exec() {
+fn close_inherited_on_exec() {
     #[cfg(target_os = "linux")]
     // SAFETY: close_range with CLOEXEC touches only flags of descriptors.
     unsafe {

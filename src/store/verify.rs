@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::params;
 
@@ -49,9 +49,7 @@ impl Store {
                 self.verify_blob(&hash, size as u64, read, repair, &mut found)?;
             }
         }
-        for path in self.blob_files() {
-            let name = path.file_name().and_then(|n| blake3::Hash::from_hex(n.as_encoded_bytes()).ok());
-            let Some(hash) = name.map(|h| *h.as_bytes()) else { continue };
+        for (hash, path) in self.blob_files() {
             if known.contains(&hash) || self.find_blob(&hash)?.is_some() {
                 continue;
             }
@@ -96,7 +94,7 @@ impl Store {
         Ok(())
     }
 
-    fn take_in(&self, hash: &Hash, path: &PathBuf) -> Result<()> {
+    fn take_in(&self, hash: &Hash, path: &Path) -> Result<()> {
         let file = File::open(path).at("read", path)?;
         if scan::scan_at(&file, &[]).at("read", path)?.hash.as_bytes() == hash {
             return self.register_blob(hash);
@@ -104,9 +102,12 @@ impl Store {
         fs::remove_file(path).at("remove", path)
     }
 
-    /// Every file in the blob directories.
-    pub(super) fn blob_files(&self) -> impl Iterator<Item = PathBuf> {
-        let dirs = fs::read_dir(self.dir.join("store/blobs")).into_iter().flatten().flatten();
-        dirs.flat_map(|d| fs::read_dir(d.path()).into_iter().flatten().flatten()).map(|e| e.path())
+    /// Every file in the blob directories that is named like a blob.
+    pub(super) fn blob_files(&self) -> impl Iterator<Item = (Hash, PathBuf)> {
+        let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        entries(self.dir.join("store/blobs")).flat_map(entries).filter_map(|path| {
+            let name = blake3::Hash::from_hex(path.file_name()?.as_encoded_bytes()).ok()?;
+            Some((*name.as_bytes(), path))
+        })
     }
 }

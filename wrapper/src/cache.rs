@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blake3::Hash;
 use serde::{Deserialize, Serialize};
@@ -306,6 +307,33 @@ pub enum Outcome {
     Failed,
     /// Compiled, but not stored (input changed meanwhile, cache error, …).
     Unstored,
+}
+
+impl Event {
+    /// Of an action that took `wall`. What only some outcomes have is empty.
+    pub fn of(
+        inv: &Invocation,
+        outcome: Outcome,
+        crate_name: &str,
+        kind: &str,
+        reason: &str,
+        wall: Duration,
+    ) -> Event {
+        Event {
+            time_ms: 0,
+            outcome,
+            crate_name: crate_name.to_owned(),
+            kind: kind.to_owned(),
+            reason: reason.to_owned(),
+            key: String::new(),
+            wall_us: wall.as_micros() as u64,
+            saved_ms: 0,
+            bytes: 0,
+            link_mode: None,
+            // Events become JSON, which has no other names than UTF-8.
+            cwd: inv.cwd.to_string_lossy().into_owned().into(),
+        }
+    }
 }
 
 /// What the user may set about keys and what is cached. Filled from kache's configuration.

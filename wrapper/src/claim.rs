@@ -38,7 +38,7 @@ pub fn claim(dir: &Path, name: &[u8; 32]) -> io::Result<Outcome> {
     let path = dir.join(format!("{}.lock", blake3::Hash::from_bytes(*name).to_hex()));
     let mut waited = false;
     loop {
-        let file = open(&path)?;
+        let file = open_lock_file(&path)?;
         if try_lock(&file)? {
             // The last owner may have removed the file between our open and our lock.
             let ours = file.metadata()?;
@@ -70,7 +70,8 @@ impl Drop for Claim {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens (or creates) a lock file, never through a planted symbolic link.
+pub fn open_lock_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -127,7 +128,7 @@ mod tests {
     fn a_stuck_owner_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("{}.lock", blake3::Hash::from_bytes([2; 32]).to_hex()));
-        let file = open(&path).unwrap();
+        let file = open_lock_file(&path).unwrap();
         assert!(try_lock(&file).unwrap());
         file.set_modified(SystemTime::now() - STALE * 2).unwrap();
         assert!(matches!(claim(dir.path(), &[2; 32]).unwrap(), Outcome::Stuck));

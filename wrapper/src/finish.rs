@@ -23,8 +23,8 @@ pub enum Finished {
     Unstored(String),
 }
 
-/// Remembers what stands behind an output that the compiler announced while it goes on (cargo starts dependents at
-/// the announcement of metadata, long before the compile has ended).
+/// Remembers what stands behind an output that is not stored, or not yet: the compiler announces metadata while it goes
+/// on, and cargo starts dependents at once.
 pub fn announced(cache: &dyn Cache, plan: &Plan, path: &Path) -> Result<()> {
     if let Some(hash) = cache.hash_file(path)? {
         plan.closure.remember(cache, &plan.compile, &hash)?;
@@ -53,9 +53,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     if plan.store == Store::Edit {
         // Not stored, but whoever depends on it wants to know what is behind it.
         for (_, path) in outputs {
-            if let Some(hash) = cache.hash_file(&path)? {
-                plan.closure.remember(cache, compile, &hash)?;
-            }
+            announced(cache, plan, &path)?;
         }
         return Ok(Finished::Unstored("edit".into()));
     }
@@ -77,9 +75,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         let executable = cache.stat(&path)?.is_some_and(|id| id.executable);
         let sharing = compile.sharing();
         if changed {
-            if let Some(hash) = cache.hash_file(&path)? {
-                plan.closure.remember(cache, compile, &hash)?;
-            }
+            announced(cache, plan, &path)?;
             continue;
         }
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;

@@ -65,17 +65,11 @@ impl Hit {
     /// What the event log says of it.
     pub fn event(&self, inv: &Invocation, wall: Duration) -> Event {
         Event {
-            time_ms: 0,
-            outcome: Outcome::Hit,
-            crate_name: self.crate_name.clone(),
-            kind: self.kind.clone(),
-            reason: String::new(),
             key: self.key.to_hex(),
-            wall_us: wall.as_micros() as u64,
             saved_ms: self.saved_ms,
             bytes: self.bytes,
             link_mode: Some(self.link_mode),
-            cwd: inv.cwd.clone(),
+            ..Event::of(inv, Outcome::Hit, &self.crate_name, &self.kind, "", wall)
         }
     }
 }
@@ -159,10 +153,20 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
 /// Was something published for this plan's invocation since it was made?
 pub fn has_news(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
     let Some(invocation) = &plan.invocation else { return Ok(false) };
-    if cache.records(invocation)?.len() != plan.records {
+    is_news(cache, invocation, plan.records, &plan.missing)
+}
+
+/// Has an invocation another number of records now, or is there one of the entries that were missing?
+pub(crate) fn is_news(
+    cache: &dyn Cache,
+    invocation: &InvocationKey,
+    records: usize,
+    missing: &[EntryKey],
+) -> Result<bool> {
+    if cache.records(invocation)?.len() != records {
         return Ok(true);
     }
-    for key in &plan.missing {
+    for key in missing {
         if cache.entry(key)?.is_some() {
             return Ok(true);
         }

@@ -32,7 +32,7 @@ use crate::cache::{Cache, Entry, EntryKey, Invocation, InvocationKey, Publicatio
 use crate::compile::Ran;
 use crate::finish::Finished;
 use crate::hasher::Hasher;
-use crate::lookup::Hit;
+use crate::lookup::{self, Hit};
 use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, Prefixes, SYSROOT, TARGET, WORKSPACE};
 use crate::record::{self, Input, InputRecord};
 use crate::{key, toolchain};
@@ -171,15 +171,7 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
 
 /// Was something published for this plan's invocation since it was made?
 pub fn has_news(cache: &dyn Cache, plan: &ScriptPlan) -> Result<bool> {
-    if cache.records(&plan.invocation)?.len() != plan.records {
-        return Ok(true);
-    }
-    for key in &plan.missing {
-        if cache.entry(key)?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    lookup::is_news(cache, &plan.invocation, plan.records, &plan.missing)
 }
 
 impl Script {
