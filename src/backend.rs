@@ -88,6 +88,16 @@ impl Backend {
         }
     }
 
+    /// Files that the compiler made elsewhere move to where cargo expects them.
+    pub fn collect(&self, from: &Path, to: &Path, names: &[OsString]) -> cache::Result<()> {
+        let request = || Body::Collect { from: from.to_owned(), to: to.to_owned(), names: names.to_vec() };
+        match self.ask(request, FINISH_PATIENCE) {
+            Some(Response::Done) => Ok(()),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => Err("the daemon is gone".into()),
+        }
+    }
+
     pub fn finish(&self, inv: &Invocation, plan: &Plan, ran: &Ran) -> cache::Result<Finished> {
         let request = || Body::Finish {
             inv: inv.clone(),

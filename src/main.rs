@@ -1,6 +1,7 @@
 //! Decides the role from argv: compiler wrapper, build script, or command line.
 
 mod backend;
+mod bench;
 mod cli;
 mod config;
 mod daemon;

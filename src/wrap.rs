@@ -16,6 +16,7 @@ use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
 use kache_wrapper::script;
 
 use crate::backend::{self, Backend};
+use crate::bench::Bench;
 use crate::config::Config;
 use crate::launcher;
 
@@ -137,23 +138,40 @@ impl Action {
             Store::Edit => (plan, None),
         };
         unlink_shared_outputs(&plan);
-        let (argv, argfile) = match command(&plan) {
+        let bench = Bench::set_up(&plan);
+        let (argv, argfile) = match command(&plan, bench.as_ref()) {
             Ok(command) => command,
             Err(error) => self.pass(&format!("cannot write an argument file: {error}")),
         };
-        let mut announce = |line: &[u8]| {
-            if let Some(path) = finish::early_output(&plan, line)
-                && let Err(error) = self.backend.announced(&plan, &self.inv.cwd.join(&path))
-            {
+        let mut announce = |lines: &mut Vec<u8>| {
+            if let Some(bench) = &bench {
+                bench.correct(lines);
+            }
+            let Some(path) = finish::early_output(&plan, lines).map(|path| self.inv.cwd.join(path)) else {
+                return;
+            };
+            let noted = match (&bench, path.file_name()) {
+                (Some(bench), Some(name)) => bench.show(&self.backend, name),
+                _ => Ok(()),
+            };
+            if let Err(error) = noted.and_then(|()| self.backend.announced(&plan, &path)) {
                 self.backend.warn(&format!("cannot note {}: {error}", path.display()));
             }
         };
-        let ran = match compile::run(&argv, &mut announce) {
+        let mut ran = match compile::run(&argv, &mut announce) {
             Ok(ran) => ran,
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => self.pass("command line too long"),
             Err(_) => self.pass("the compiler cannot be started"),
         };
         drop(argfile);
+        if ran.success()
+            && let Some(bench) = &bench
+            && let Err(error) = bench.hand_over_all(&self.backend)
+        {
+            eprintln!("kache: cannot put outputs into {}: {error}", plan.compile.out_dir.display());
+            ran.raw_status = 1 << 8;
+        }
+        drop(bench);
         if ran.success() {
             self.store(&plan, &ran);
             self.install_launcher(&plan);
@@ -236,13 +254,17 @@ impl Action {
 }
 
 /// The command line of a plan; long ones go through a file, as cargo does it.
-fn command(plan: &Plan) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
+fn command(
+    plan: &Plan,
+    bench: Option<&Bench>,
+) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
+    let argv = bench.map_or_else(|| plan.argv.clone(), |bench| bench.argv(&plan.argv));
     if !plan.argfile {
-        return Ok((plan.argv.clone(), None));
+        return Ok((argv, None));
     }
     use std::io::Write;
     use std::os::unix::ffi::OsStrExt;
-    let (driver, args) = plan.argv.split_at(plan.compile.driver.len());
+    let (driver, args) = argv.split_at(plan.compile.driver.len());
     let mut file = tempfile::Builder::new().prefix("kache-args").tempfile()?;
     let mut text = Vec::new();
     for arg in args {

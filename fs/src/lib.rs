@@ -23,7 +23,8 @@
 //! * [`Blobs`]: what the program provides; [`DirBlobs`] is a plain directory of blobs.
 //! * [`Mount::start`]: mounts over a directory. [`MountError`] tells why not: no /dev/fuse, no fusermount3, refused,
 //!   mounted already, a dead mount, … [`mount_state`], [`mounted_dirs`] and [`unmount_lazily`] deal with dead mounts.
-//! * [`Mount::place`], [`Mount::remove`], [`Mount::set_mtimes`]: change the tree from outside; the kernel is told.
+//! * [`Mount::place`] (views, small files, files [moved](Content::Moved) in when [`Mount::is_beside`]),
+//!   [`Mount::remove`], [`Mount::set_mtimes`]: change the tree from outside; the kernel is told.
 //!   Not to be called from a thread that serves a request of the same mount, nor with a lock that [`Blobs`] needs.
 //! * [`Mount::seal`], or [`Mount::begin_seal`], [`SealTicket::file`], [`Mount::commit_seal`]; [`Mount::seal_quiet`].
 //! * [`Mount::stat`], [`Mount::open_file`], [`Mount::read_link`], [`Mount::walk`], [`Mount::statistics`],

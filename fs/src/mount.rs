@@ -168,6 +168,12 @@ impl Mount {
         self.negotiated.get()
     }
 
+    /// Is `dir` on the file system of the mounted directory, so that files can move from there?
+    pub fn is_beside(&self, dir: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(dir).is_ok_and(|meta| meta.dev() == self.overlay.device())
+    }
+
     /// Views about which memory and journal do not agree: a crash would show something else. Empty when all is well.
     pub fn disagreements(&self) -> Result<Vec<RelPath>> {
         self.overlay.disagreements()

@@ -175,6 +175,11 @@ impl Upper {
         self.at(to, |to_dir, to| fs::linkat(dir, name, to_dir, to, AtFlags::empty()))
     }
 
+    /// Moves a file from elsewhere into the upper, over what is there.
+    pub fn rename_in(&self, from: &Path, to: &[u8]) -> Result<()> {
+        self.at(to, |dir, to| fs::renameat(CWD, from, dir, to))
+    }
+
     /// Moves a file out of the upper, to where nothing has that name.
     pub fn rename_out(&self, from: &[u8], dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         self.at(from, |from_dir, from| {

@@ -23,7 +23,7 @@ use kache_wrapper::cache::{
 
 use super::blobs::MountBlobs;
 use super::protocol::{MountInfo, Response};
-use super::{adopt, link, mounts};
+use super::{adopt, link, mounts, scratch};
 use crate::config::Config;
 use crate::remote::Remotes;
 use crate::snapshot::place::Place;
@@ -177,6 +177,7 @@ impl Engine {
         let mut sound: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
         sound.retain(|hash| !discard && self.store.looks_sound(hash));
         let done = hosted.mount.write().unwrap_or_else(PoisonError::into_inner).unmount(leave, force)?;
+        scratch::bring_back(&self.config.cache_dir, &hosted.dir);
         if done.lost > 0 {
             tracing::warn!(dir = %hosted.dir.display(), lost = done.lost, "views whose blobs were missing are gone");
         }
@@ -269,6 +270,9 @@ impl Engine {
         match hosted.mount().seal_quiet(QUIET, SEAL_BUDGET, &|path| is_worth_sealing(path)) {
             Ok(done) => {
                 hosted.sealed.store(done.complete, Ordering::Relaxed);
+                if done.complete {
+                    hosted.sweep(&self.config.cache_dir);
+                }
                 if done.files > 0 {
                     self.pin(hosted);
                 }

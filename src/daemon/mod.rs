@@ -8,6 +8,7 @@ mod forks;
 pub mod link;
 pub mod mounts;
 pub mod protocol;
+mod scratch;
 pub mod server;
 mod sharing;
 mod signals;

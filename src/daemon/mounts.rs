@@ -85,6 +85,7 @@ pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Res
     }
     let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
     super::engine::dissolve(config, dir, &state, leave)?;
+    super::scratch::bring_back(&config.cache_dir, dir);
     if discard {
         forget_freshness(dir);
     }

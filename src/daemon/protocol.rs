@@ -3,6 +3,7 @@
 //! A connection carries one request after the other. The daemon acknowledges each at once with [`ALIVE`] and
 //! answers when it has the answer, so that a client can tell a slow daemon from one that hangs.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 4");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 5");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -44,6 +45,12 @@ pub enum Body {
     Announced {
         plan: Box<Plan>,
         path: PathBuf,
+    },
+    /// Move files that a compiler made elsewhere (see [`kache_wrapper::scratch`]) to where they belong.
+    Collect {
+        from: PathBuf,
+        to: PathBuf,
+        names: Vec<OsString>,
     },
     Finish {
         inv: Invocation,

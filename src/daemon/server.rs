@@ -155,10 +155,15 @@ impl Server {
             Body::Lookup { inv, settings, spent_us, shared } => {
                 let began = Instant::now();
                 match engine.lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
-                    Ok(found) => {
-                        // A hit is noted here and now: the caller has nothing to say after it.
-                        if let Lookup::Hit(hit) = &found {
-                            engine.event(&hit.event(&inv, began.elapsed() + Duration::from_micros(spent_us)));
+                    Ok(mut found) => {
+                        match &mut found {
+                            // A hit is noted here and now: the caller has nothing to say after it.
+                            Lookup::Hit(hit) => {
+                                let spent = Duration::from_micros(spent_us);
+                                engine.event(&hit.event(&inv, began.elapsed() + spent));
+                            }
+                            Lookup::Miss(plan) => plan.scratch = engine.scratch(plan),
+                            Lookup::Pass { .. } => {}
                         }
                         Response::Lookup(found)
                     }
@@ -169,6 +174,10 @@ impl Server {
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
+            },
+            Body::Collect { from, to, names } => match engine.collect(&from, &to, &names) {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Failed(format!("{error:#}")),
             },
             Body::Finish { inv, plan, ran, shared } => {
                 match engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()) {

@@ -26,6 +26,7 @@ mod everywhere {
 mod mounts {
     mod clean;
     mod crash;
+    mod editing;
     mod life;
     mod space;
 }

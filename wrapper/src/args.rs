@@ -37,7 +37,8 @@ pub struct Compile {
     pub unstable: Vec<(String, Option<OsString>)>,
     pub target: Option<OsString>,
     pub sysroot: Option<PathBuf>,
-    pub incremental: bool,
+    /// Where cargo wants incremental state to be kept.
+    pub incremental: Option<PathBuf>,
     pub diagnostic_width: Option<String>,
     /// What the key is made of: the arguments in order, without what must not matter.
     pub keyed: Vec<Keyed>,
@@ -178,7 +179,7 @@ impl<'a> Parser<'a> {
             unstable: Vec::new(),
             target: None,
             sysroot: None,
-            incremental: false,
+            incremental: None,
             diagnostic_width: None,
             keyed: Vec::new(),
         };
@@ -352,7 +353,7 @@ impl<'a> Parser<'a> {
                 let (name, option) = option(&value)?;
                 match name.as_str() {
                     "incremental" => {
-                        self.c.incremental = true;
+                        self.c.incremental = Some(self.cwd.join(option.unwrap_or_default()));
                         return Ok(());
                     }
                     "extra-filename" => {
@@ -488,6 +489,11 @@ impl Compile {
         self.crate_types == ["proc-macro"] && !self.test
     }
 
+    /// Something to run, which no other compile takes.
+    pub fn is_program(&self) -> bool {
+        self.test || self.crate_types == ["bin"]
+    }
+
     /// A program or library for people, not a step on the way: what `cache_executables` is about.
     pub fn is_product(&self) -> bool {
         self.bundles_dependencies() && !self.is_build_script() && !self.is_proc_macro()
@@ -547,22 +553,30 @@ impl Compile {
 
     /// Arguments without cargo's wish for incremental compilation.
     pub fn args_without_incremental(&self) -> Vec<OsString> {
-        let is = |value: &[u8]| value.starts_with(b"incremental=");
-        let mut out = Vec::with_capacity(self.args.len());
-        let mut it = self.args.iter().peekable();
-        while let Some(arg) = it.next() {
-            let bytes = arg.as_bytes();
-            let short = bytes.strip_prefix(b"-C").is_some_and(is)
-                || bytes.strip_prefix(b"--codegen=").is_some_and(is);
-            let pair = matches!(bytes, b"-C" | b"--codegen") && it.peek().is_some_and(|v| is(v.as_bytes()));
-            if pair {
-                it.next();
-            } else if !short {
-                out.push(arg.clone());
-            }
-        }
-        out
+        codegen_replaced(&self.args, b"incremental=", None)
     }
+}
+
+/// Arguments in which the codegen option that begins like `prefix` is another one, or gone.
+pub(crate) fn codegen_replaced(args: &[OsString], prefix: &[u8], with: Option<&OsStr>) -> Vec<OsString> {
+    let is = |value: &[u8]| value.starts_with(prefix);
+    let mut out = Vec::with_capacity(args.len());
+    let mut it = args.iter().peekable();
+    while let Some(arg) = it.next() {
+        let bytes = arg.as_bytes();
+        let short =
+            bytes.strip_prefix(b"-C").is_some_and(is) || bytes.strip_prefix(b"--codegen=").is_some_and(is);
+        let pair = matches!(bytes, b"-C" | b"--codegen") && it.peek().is_some_and(|v| is(v.as_bytes()));
+        if !pair && !short {
+            out.push(arg.clone());
+            continue;
+        }
+        if pair {
+            it.next();
+        }
+        out.extend(with.into_iter().flat_map(|with| [OsString::from("-C"), with.to_owned()]));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -608,7 +622,8 @@ mod tests {
         let c = parsed(LIB).unwrap();
         assert_eq!(c.stem(), "foo-ab");
         assert_eq!(c.kind(), "lib");
-        assert!(c.incremental && !c.links());
+        assert_eq!(c.incremental.as_deref(), Some(Path::new("/w/target/debug/incremental")));
+        assert!(!c.links());
         assert_eq!(c.externs, [PathBuf::from("/w/target/debug/deps/libbar.rmeta")]);
         assert_eq!(c.search[1], ("native".into(), "/w/native".into()));
         assert_eq!(c.libs, ["z"]);

@@ -22,13 +22,16 @@ struct Artifact {
 }
 
 /// Does this line announce an output?
-pub fn is_artifact(line: &[u8]) -> bool {
+fn is_artifact(line: &[u8]) -> bool {
     line.starts_with(b"{\"$message_type\":\"artifact\"") || line.starts_with(b"{\"artifact\":")
 }
 
 /// Emit kind and path of the output that a line announces.
 pub fn artifact(line: &[u8]) -> Option<(String, PathBuf)> {
-    let told = serde_json::from_slice::<Artifact>(line).ok().filter(|_| is_artifact(line))?;
+    if !is_artifact(line) {
+        return None;
+    }
+    let told: Artifact = serde_json::from_slice(line).ok()?;
     Some((told.emit, PathBuf::from(OsStr::from_bytes(told.artifact.as_bytes()))))
 }
 

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifacts;
-
 /// Set for compilers that kache runs, so that a kache below it (a `rustc` that is a script, a double wrapping)
 /// passes through.
 pub const ACTIVE: &str = "KACHE_ACTIVE";
@@ -37,9 +35,9 @@ impl Ran {
 
 /// Runs a command to its end. An error means that it could not be started.
 ///
-/// `before` sees each line of stderr that announces an output, before the caller does: cargo starts dependents as
-/// soon as it reads one, and what they need to know must be there by then.
-pub fn run(argv: &[OsString], before: &mut dyn FnMut(&[u8])) -> io::Result<Ran> {
+/// `before` sees whole lines of stderr before the caller does, and may change them: cargo starts dependents as soon as
+/// it reads that an output is there, and what they need must be there by then.
+pub fn run(argv: &[OsString], before: &mut dyn FnMut(&mut Vec<u8>)) -> io::Result<Ran> {
     let mut command = command(argv)?;
     command.env(ACTIVE, "1");
     run_command(command, before)
@@ -67,7 +65,7 @@ fn command(argv: &[OsString]) -> io::Result<Command> {
     Ok(command)
 }
 
-fn run_command(command: Command, before: &mut dyn FnMut(&[u8])) -> io::Result<Ran> {
+fn run_command(command: Command, before: &mut dyn FnMut(&mut Vec<u8>)) -> io::Result<Ran> {
     let started = SystemTime::now();
     let clock = Instant::now();
     let mut child = spawn(command)?;
@@ -118,7 +116,7 @@ fn spawn(mut command: Command) -> io::Result<Child> {
 }
 
 /// Copies both streams as they come, until both end.
-fn pump(child: &mut Child, before: &mut dyn FnMut(&[u8])) -> (Vec<u8>, Vec<u8>) {
+fn pump(child: &mut Child, before: &mut dyn FnMut(&mut Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
     let mut out = child.stdout.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDOUT_FILENO, s));
     let mut err = child.stderr.take().map(|s| Stream::new(s.as_raw_fd(), libc::STDERR_FILENO, s));
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -165,29 +163,33 @@ fn copy(
     stream: &mut Option<Stream>,
     kept: &mut Vec<u8>,
     buffer: &mut [u8],
-    before: &mut dyn FnMut(&[u8]),
+    before: &mut dyn FnMut(&mut Vec<u8>),
 ) -> bool {
     let Some(stream) = stream else { return false };
     match stream.source.read(buffer) {
         Ok(0) => {
-            print(stream.to, &stream.held);
+            pass_on(stream.to, &stream.held, kept);
             false
         }
         Ok(n) => {
-            kept.extend_from_slice(&buffer[..n]);
             stream.held.extend_from_slice(&buffer[..n]);
             let whole = stream.held.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-            for line in stream.held[..whole].split(|&b| b == b'\n').filter(|l| artifacts::is_artifact(l)) {
-                before(line);
-            }
+            let mut lines: Vec<u8> = stream.held.drain(..whole).collect();
+            before(&mut lines);
+            pass_on(stream.to, &lines, kept);
             // What is not JSON may be a question to a person: it goes out as it comes.
-            let ready = if stream.held[whole..].first() == Some(&b'{') { whole } else { stream.held.len() };
-            print(stream.to, &stream.held[..ready]);
-            stream.held.drain(..ready);
+            if stream.held.first().is_some_and(|&b| b != b'{') {
+                pass_on(stream.to, &std::mem::take(&mut stream.held), kept);
+            }
             true
         }
         Err(e) => e.kind() == io::ErrorKind::Interrupted,
     }
+}
+
+fn pass_on(fd: RawFd, bytes: &[u8], kept: &mut Vec<u8>) {
+    kept.extend_from_slice(bytes);
+    print(fd, bytes);
 }
 
 /// Writes to one of our own standard streams. A closed one is no reason to stop the compile.

@@ -32,10 +32,10 @@ pub fn announced(cache: &dyn Cache, plan: &Plan, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The output that dependents may start with, when this line of the compiler announces one.
-pub fn early_output(plan: &Plan, line: &[u8]) -> Option<PathBuf> {
-    let (kind, path) = artifacts::artifact(line)?;
-    (kind == "metadata" && plan.compile.emits("link")).then_some(path)
+/// The output that dependents may start with, when these lines of the compiler announce one.
+pub fn early_output(plan: &Plan, lines: &[u8]) -> Option<PathBuf> {
+    let mut announced = lines.split(|&b| b == b'\n').filter_map(artifacts::artifact);
+    announced.find_map(|(kind, path)| (kind == "metadata" && plan.compile.emits("link")).then_some(path))
 }
 
 /// Stores what a successful compile made. An error is a failure of the cache: the build goes on regardless.
@@ -51,9 +51,11 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     }
     let outputs = outputs(cache, inv, plan, &messages)?;
     if plan.store == Store::Edit {
-        // Not stored, but whoever depends on it wants to know what is behind it.
-        for (_, path) in outputs {
-            announced(cache, plan, &path)?;
+        // Not stored, but whoever depends on it wants to know what is behind it. Nothing depends on a program.
+        if !compile.is_program() {
+            for (_, path) in outputs {
+                announced(cache, plan, &path)?;
+            }
         }
         return Ok(Finished::Unstored("edit".into()));
     }

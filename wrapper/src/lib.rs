@@ -22,6 +22,7 @@ mod macros;
 mod natives;
 mod prefixes;
 mod record;
+pub mod scratch;
 pub mod script;
 #[cfg(test)]
 mod testing;

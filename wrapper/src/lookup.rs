@@ -17,6 +17,7 @@ use crate::hasher::Hasher;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
 use crate::record::{self, InputRecord};
+use crate::scratch::Scratch;
 use crate::script;
 
 /// What to do with an invocation.
@@ -97,6 +98,8 @@ pub struct Plan {
     pub extra: Vec<PathBuf>,
     /// Tokens that the result is bound to without looking (its bytes cannot be searched).
     pub bind_all: bool,
+    /// The compiler is to write there instead of where cargo says.
+    pub scratch: Option<Scratch>,
 }
 
 /// What happens to the result of a compile.
@@ -237,7 +240,7 @@ fn plan(
     inv: &Invocation,
     reason: String,
 ) -> Result<Plan> {
-    let wants_incremental = compile.incremental;
+    let wants_incremental = compile.incremental.is_some();
     let store = match settings.incremental {
         Incremental::Always if wants_incremental => Store::Edit,
         Incremental::Auto if wants_incremental && inv.var("CI").is_none() => {
@@ -271,6 +274,7 @@ fn plan(
         watched: known.watched,
         extra: known.extra,
         bind_all: compressed,
+        scratch: None,
         compile,
     })
 }

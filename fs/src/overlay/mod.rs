@@ -117,6 +117,11 @@ impl Overlay {
         let _ = self.kernel.set(kernel);
     }
 
+    /// Device number of what is underneath.
+    pub fn device(&self) -> u64 {
+        self.upper.dev
+    }
+
     /// Time since the last change that a program made through the mount (or since the start).
     pub fn idle(&self) -> Duration {
         self.born.elapsed().saturating_sub(Duration::from_millis(self.activity.load(Ordering::Relaxed)))

@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use blake3::Hash;
-use rustix::fs::{Mode, Timespec, Timestamps};
+use rustix::fs::{FileType, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::namespace::new_dir;
@@ -16,7 +17,7 @@ use crate::error::{FsError, Result, not_found};
 use crate::path::RelPath;
 use crate::record::{Op, Redo, View};
 use crate::tree::{Kind as NodeKind, ROOT};
-use crate::upper::{self, Temporary, check_name};
+use crate::upper::{self, check_name};
 
 /// One thing to be put at its path.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub enum Content {
     },
     /// An ordinary small file.
     Bytes(Vec<u8>),
+    /// A file elsewhere on the upper's file system, which moves here as it is, with its mode and times.
+    Moved(PathBuf),
     Symlink(Vec<u8>),
     Directory,
 }
@@ -102,6 +105,7 @@ impl Overlay {
                 Ok(())
             }
             Content::Bytes(bytes) => self.place_file(state, dir, name, placement, bytes, stale),
+            Content::Moved(from) => self.place_moved(state, dir, name, from, stale),
             Content::Symlink(target) => self.place_symlink(state, dir, name, target, stale),
             Content::Directory => self.place_dir(state, dir, name, placement, stale),
         }
@@ -247,18 +251,29 @@ impl Overlay {
             rustix::fs::futimens(&temporary.file, &times)?;
         }
         let real = rustix::fs::fstat(&temporary.file)?.st_ino;
-        let kind = rustix::fs::FileType::RegularFile;
-        let done = self.replace_in_upper(state, dir, name, stale, |path| self.install(&temporary, path));
+        let done =
+            self.replace_in_upper(state, dir, name, stale, |path| self.upper.install(&temporary, path));
         self.upper.finish(&temporary);
         done?;
-        let ino = state.tree.create_upper(real, kind);
-        state.tree.attach(dir, name, ino);
-        mark(state, dir, name, stale);
+        attach_upper(state, dir, name, (real, FileType::RegularFile), stale);
         Ok(())
     }
 
-    fn install(&self, temporary: &Temporary, path: &[u8]) -> Result<()> {
-        self.upper.install(temporary, path)
+    fn place_moved(
+        &self,
+        state: &mut State,
+        dir: u64,
+        name: &[u8],
+        from: &Path,
+        stale: &mut Stale,
+    ) -> Result<()> {
+        let real = std::fs::symlink_metadata(from)?;
+        if !real.is_file() {
+            return Err(FsError::new(Errno::INVAL, "only files are moved into a mount"));
+        }
+        self.replace_in_upper(state, dir, name, stale, |path| self.upper.rename_in(from, path))?;
+        attach_upper(state, dir, name, (real.ino(), FileType::RegularFile), stale);
+        Ok(())
     }
 
     fn place_symlink(
@@ -277,9 +292,7 @@ impl Overlay {
             other => other,
         })?;
         let real = self.upper.real(&state.path_in(dir, name)?).ok_or_else(not_found)?;
-        let ino = state.tree.create_upper(real, rustix::fs::FileType::Symlink);
-        state.tree.attach(dir, name, ino);
-        mark(state, dir, name, stale);
+        attach_upper(state, dir, name, (real, FileType::Symlink), stale);
         Ok(())
     }
 
@@ -420,6 +433,13 @@ impl Overlay {
         self.after_replacement(state, ino, now, stale);
         Ok(())
     }
+}
+
+/// What the upper has under a name now, in the tree.
+fn attach_upper(state: &mut State, dir: u64, name: &[u8], made: (u64, FileType), stale: &mut Stale) {
+    let ino = state.tree.create_upper(made.0, made.1);
+    state.tree.attach(dir, name, ino);
+    mark(state, dir, name, stale);
 }
 
 /// The kernel may know something else about this name, or know that it does not exist.

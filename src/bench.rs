@@ -1,0 +1,84 @@
+//! A compiler's workbench: the directory outside of a mount where one compile puts its outputs, until they are handed
+//! over to the mount. It is cleared away with this value; after a kill the daemon does it.
+
+use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kache_wrapper::cache;
+use kache_wrapper::lookup::Plan;
+use kache_wrapper::scratch::Scratch;
+
+use crate::backend::Backend;
+
+pub struct Bench {
+    scratch: Scratch,
+    out_dir: PathBuf,
+    /// Shown early.
+    shown: RefCell<Option<OsString>>,
+}
+
+impl Bench {
+    /// `None` when the plan has no scratch directory, or it cannot be made: the compiler writes where cargo says.
+    pub fn set_up(plan: &Plan) -> Option<Bench> {
+        let Scratch { out, incremental } = plan.scratch.clone()?;
+        let out = out.join(std::process::id().to_string());
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir(&out).ok()?;
+        let out_dir = plan.compile.out_dir.clone();
+        Some(Bench { scratch: Scratch { out, incremental }, out_dir, shown: RefCell::default() })
+    }
+
+    pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
+        self.scratch.argv(argv, &self.out_dir)
+    }
+
+    pub fn correct(&self, text: &mut Vec<u8>) {
+        self.scratch.correct(text, &self.out_dir);
+    }
+
+    /// A file that is finished while the compiler, which may read it again, goes on.
+    pub fn show(&self, backend: &Backend, name: &OsStr) -> cache::Result<()> {
+        let early = self.scratch.out.join("early");
+        fs::create_dir(&early)?;
+        fs::hard_link(self.scratch.out.join(name), early.join(name))?;
+        self.hand_over(backend, &early, &[name.to_owned()])?;
+        self.shown.replace(Some(name.to_owned()));
+        Ok(())
+    }
+
+    /// Everything that the compiler has left.
+    pub fn hand_over_all(&self, backend: &Backend) -> cache::Result<()> {
+        let mut names = self.scratch.collect(&self.out_dir)?;
+        names.retain(|name| self.shown.borrow().as_ref() != Some(name));
+        self.hand_over(backend, &self.scratch.out, &names)
+    }
+
+    fn hand_over(&self, backend: &Backend, dir: &Path, names: &[OsString]) -> cache::Result<()> {
+        if let Err(error) = backend.collect(dir, &self.out_dir, names) {
+            backend.warn(&format!("outputs are copied, not moved: {error}"));
+            for name in names {
+                let from = dir.join(name);
+                if from.exists() {
+                    replace(&from, &self.out_dir.join(name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts a copy at a path, never half of it.
+fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut temporary = to.as_os_str().to_owned();
+    temporary.push(".kache-new");
+    fs::copy(from, &temporary)?;
+    fs::rename(&temporary, to)
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.scratch.out);
+    }
+}

@@ -1,0 +1,183 @@
+//! Directories outside of a mount in which compilers work, and the way of their results into it.
+//!
+//! ```text
+//! {cache_dir}/mounts/<id>/scratch/out/<pid>/                  outputs of one compile
+//! {cache_dir}/mounts/<id>/scratch/incremental/<crate>-<x>/    rustc's state of a crate's units
+//!     link                                                    the path, in the mount, of the link that leads here
+//! target/<profile>/incremental/<crate>-kache -> …/<crate>-<x>
+//! ```
+//! The link is in charge: when `cargo clean` removes it, the state goes. A fork shows the link of its donor; whoever
+//! finds the link of somebody else begins with hard links to that state (rustc never changes a file of it) and makes
+//! a link of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use kache_fs::{Content, Placement, RelPath};
+use kache_wrapper::lookup::{Plan, Store};
+use kache_wrapper::scratch::{Scratch, is_plain, is_possible};
+
+use super::engine::{Engine, Hosted};
+use super::mounts;
+
+impl Engine {
+    /// Where the compiler of this plan is to work, if that is better than in the mount.
+    pub(super) fn scratch(&self, plan: &Plan) -> Option<Scratch> {
+        let (hosted, _) = self.inside(&plan.compile.out_dir)?;
+        if !is_possible(&plan.compile) {
+            return None;
+        }
+        let home = home(self.cache_dir(), &hosted.dir);
+        let out = home.join("out");
+        if !is_plain(home.as_os_str().as_bytes()) || fs::create_dir_all(&out).is_err() {
+            return None;
+        }
+        if !hosted.mount().is_beside(&out) {
+            return None;
+        }
+        let incremental = match &plan.compile.incremental {
+            Some(dir) if plan.store == Store::Edit => match self.state_of(dir, &plan.compile.crate_name) {
+                Ok(state) => Some(state),
+                Err(error) => {
+                    tracing::warn!(%error, "incremental state stays in the mount");
+                    return None;
+                }
+            },
+            _ => None,
+        };
+        Some(Scratch { out, incremental })
+    }
+
+    /// The directory for a crate's incremental state, for which cargo says `dir`.
+    fn state_of(&self, dir: &Path, crate_name: &str) -> Result<PathBuf> {
+        let (hosted, at) = self.inside(dir).context("incremental state is not in the mount")?;
+        let all = home(self.cache_dir(), &hosted.dir).join("incremental");
+        let link = at.join(OsString::from(format!("{crate_name}-kache")));
+        let before = hosted.mount().read_link(&link).ok().map(|t| PathBuf::from(OsString::from_vec(t)));
+        if let Some(state) = before.as_ref().filter(|s| s.parent() == Some(&all) && s.is_dir()) {
+            return Ok(state.clone());
+        }
+        fs::create_dir_all(&all)?;
+        let made = tempfile::Builder::new().prefix(&format!("{crate_name}-")).tempdir_in(&all)?;
+        fs::write(made.path().join("link"), link.as_bytes())?;
+        if let Some(donor) = before.filter(|donor| self.is_state(donor))
+            && let Err(error) = share(&donor, made.path())
+        {
+            tracing::debug!(%error, "incremental state of the donor is not to be had");
+        }
+        let content = Content::Symlink(made.path().as_os_str().as_bytes().to_vec());
+        hosted.mount().place(&[Placement { path: link, content, mode: 0o777, mtime: None }])?;
+        hosted.sweep(self.cache_dir());
+        Ok(made.keep())
+    }
+
+    /// Is this the state of some mount of ours?
+    fn is_state(&self, dir: &Path) -> bool {
+        let mounts = self.cache_dir().join("mounts");
+        let is_ours = dir.ancestors().nth(4) == Some(&mounts)
+            && dir.ancestors().nth(1).is_some_and(|d| d.ends_with("scratch/incremental"));
+        is_ours && fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir())
+    }
+
+    /// Moves what a compiler has made into the mount.
+    pub(super) fn collect(&self, from: &Path, to: &Path, names: &[OsString]) -> Result<()> {
+        let (hosted, at) = self.inside(to).with_context(|| format!("{} is not mounted", to.display()))?;
+        if !from.starts_with(home(self.cache_dir(), &hosted.dir).join("out")) {
+            bail!("{} is no scratch directory of that mount", from.display());
+        }
+        let placements: Vec<Placement> = names
+            .iter()
+            .map(|name| Placement {
+                path: at.join(name.clone()),
+                content: Content::Moved(from.join(name)),
+                mode: 0,
+                mtime: None,
+            })
+            .collect();
+        hosted.mount().place(&placements)?;
+        hosted.sealed.store(false, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Hosted {
+    /// Removes state to which no link leads any more, and what dead compilers have left.
+    pub(super) fn sweep(&self, cache_dir: &Path) {
+        let home = home(cache_dir, &self.dir);
+        for dir in below(&home.join("out")) {
+            let pid = dir.file_name().and_then(OsStr::to_str).and_then(|n| n.parse().ok());
+            if !pid.is_some_and(is_alive) {
+                let _ = fs::remove_dir_all(dir);
+            }
+        }
+        for dir in below(&home.join("incremental")) {
+            let leads_here = link_to(&dir).is_some_and(|link| {
+                self.mount().read_link(&link).is_ok_and(|target| target == dir.as_os_str().as_bytes())
+            });
+            if !leads_here {
+                let _ = fs::remove_dir_all(dir);
+            }
+        }
+    }
+}
+
+/// Puts the incremental state of a mount that has ended where cargo expects it.
+pub fn bring_back(cache_dir: &Path, dir: &Path) {
+    for state in below(&home(cache_dir, dir).join("incremental")) {
+        let Some(link) = link_to(&state).map(|link| dir.join(link.as_path())) else { continue };
+        if !fs::read_link(&link).is_ok_and(|target| target == state) {
+            continue;
+        }
+        let _ = fs::remove_file(&link);
+        for unit in below(&state) {
+            if let (Some(name), Some(parent)) = (unit.file_name(), link.parent()) {
+                // On another file system it is not worth its copy.
+                let _ = fs::rename(&unit, parent.join(name));
+            }
+        }
+    }
+}
+
+fn home(cache_dir: &Path, dir: &Path) -> PathBuf {
+    mounts::state_dir(cache_dir, dir).join("scratch")
+}
+
+fn link_to(state: &Path) -> Option<RelPath> {
+    let bytes = fs::read(state.join("link")).ok()?;
+    RelPath::new(Path::new(OsStr::from_bytes(&bytes))).ok()
+}
+
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+fn is_alive(pid: i32) -> bool {
+    // SAFETY: signal 0 only asks.
+    unsafe { libc::kill(pid, 0) == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH) }
+}
+
+/// Gives `to` what `from` has, by hard links. Lock files are made anew: a lock is on the file, not on its name.
+fn share(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if source.as_os_str().as_bytes().ends_with(b"-working") {
+                continue;
+            }
+            fs::create_dir(&target)?;
+            share(&source, &target)?;
+        } else if kind.is_file() && target.extension() == Some(OsStr::new("lock")) {
+            fs::File::create(&target)?;
+        } else if kind.is_file() && !target.exists() {
+            fs::hard_link(&source, &target)?;
+        }
+    }
+    Ok(())
+}

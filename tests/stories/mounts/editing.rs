@@ -1,0 +1,126 @@
+//! Editing in a mount: compilers work beside it, and nobody can tell.
+
+use std::path::PathBuf;
+
+use crate::support::{Checkout, World, by_root_and_user};
+
+by_root_and_user!(
+    edits_are_made_beside_the_mount,
+    an_edit_is_what_it_is_without_a_mount,
+    messages_name_the_target,
+    cleaning_takes_the_state_along,
+    an_unmount_brings_the_state_back,
+);
+
+const STATE: &str = "target/debug/incremental/app-kache";
+
+fn edited(c: &Checkout, n: usize) {
+    c.write("app/src/extra.rs", format!("pub fn n() -> usize {{ {n} }}\n"));
+    c.cargo("build").ok().only("edit", &["app bin"]);
+    assert!(c.prints("target/debug/app").contains(&format!("extra {n}")));
+}
+
+fn built(world: &World) -> Checkout {
+    let c = world.checkout("project", "workspace");
+    c.edit(
+        "app/src/main.rs",
+        "fn main() {",
+        "mod extra;\n\nfn main() {\n    println!(\"extra {}\", extra::n());",
+    );
+    c.write("app/src/extra.rs", "pub fn n() -> usize { 0 }\n");
+    c.cargo("build").ok();
+    c
+}
+
+fn state(c: &Checkout) -> PathBuf {
+    std::fs::read_link(c.dir().join(STATE)).expect("a link to the state")
+}
+
+/// Output directories that were not cleared away.
+fn left_behind(world: &World) -> String {
+    let out = world.cache().join("mounts").join("*/scratch/out");
+    String::from_utf8(
+        world.command("sh").args(["-c", &format!("ls {}", out.display())]).output().unwrap().stdout,
+    )
+    .unwrap()
+}
+
+fn edits_are_made_beside_the_mount(world: World) {
+    let c = built(&world);
+    (1..4).for_each(|n| edited(&c, n));
+    let state = state(&c);
+    assert!(state.starts_with(world.cache()), "{}", state.display());
+    let sessions = |unit: &str| c.sh(&format!("ls -d '{}'/{unit}-*/s-*/ | wc -l", state.display()));
+    assert_eq!(sessions("app").trim(), "1");
+    assert_eq!(
+        c.sh("ls target/debug/incremental | grep -v kache || true"),
+        "",
+        "nothing went through the mount"
+    );
+    assert_eq!(left_behind(&world), "");
+    c.cargo("build").ok().fresh();
+    // The state of one crate goes with `cargo clean -p`, as ever.
+    c.cargo_output(["clean", "-p", "app"]);
+    assert!(!c.dir().join(STATE).is_symlink());
+    c.cargo("build").ok();
+    c.kache_prints("doctor --verify");
+}
+
+fn an_edit_is_what_it_is_without_a_mount(world: World) {
+    let c = built(&world);
+    edited(&c, 1);
+    let names = ["target/debug/app", "target/debug/app.d"];
+    let depinfo = |c: &Checkout| c.bytes(&c.find("app-*.d")[0]);
+    let mounted = (names.map(|n| c.bytes(n)), depinfo(&c));
+    c.kache_prints("umount --discard");
+    c.sh("rm -rf target");
+    c.write("app/src/extra.rs", "pub fn n() -> usize { 0 }\n");
+    c.cargo("build").ok().all_hit();
+    edited(&c, 1);
+    assert!((names.map(|n| c.bytes(n)), depinfo(&c)) == mounted, "other bytes");
+}
+
+fn messages_name_the_target(world: World) {
+    let c = built(&world);
+    edited(&c, 1);
+    c.write(
+        "app/src/extra.rs",
+        "#[link(name = \"nowhere-to-be-found\")]\nunsafe extern \"C\" { fn nowhere(); }\npub fn n() -> usize { unsafe \
+         { nowhere() }; 0 }\n",
+    );
+    let failed = c.cargo_output(["build", "-v"]);
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert!(!failed.status.success() && text.contains("nowhere-to-be-found"), "{text}");
+    assert!(!text.contains("scratch"), "{text}");
+    assert!(text.contains(&format!("{}/target/debug/deps/", c.dir().display())), "{text}");
+    assert_eq!(left_behind(&world), "");
+    edited(&c, 2);
+    let named = c.sh("grep -rl /scratch/ target || test $? = 1");
+    assert_eq!(named, "", "files that name the scratch directory");
+}
+
+fn cleaning_takes_the_state_along(world: World) {
+    let c = built(&world);
+    edited(&c, 1);
+    let before = state(&c);
+    c.cargo_output(["clean"]);
+    assert_eq!(c.sh("ls -A target"), "");
+    c.cargo("build").ok();
+    edited(&c, 2);
+    assert!(state(&c) != before && !before.exists());
+}
+
+fn an_unmount_brings_the_state_back(world: World) {
+    let c = built(&world);
+    edited(&c, 1);
+    let sessions = c.sh(&format!("cd '{}' && ls -d app-*/s-*", state(&c).display()));
+    c.kache_prints("umount");
+    assert_eq!(c.sh("cd target/debug/incremental && ls -d app-*/s-*"), sessions);
+    assert!(!c.dir().join(STATE).is_symlink());
+    edited(&c, 2);
+    // A new mount begins anew; what is there stays there.
+    c.kache_prints("mount");
+    edited(&c, 3);
+    edited(&c, 4);
+    c.cargo("build").ok().fresh();
+}
