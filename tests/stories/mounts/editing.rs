@@ -33,7 +33,7 @@ fn built(world: &World) -> Checkout {
 }
 
 fn state(c: &Checkout) -> PathBuf {
-    std::fs::read_link(c.dir().join(STATE)).expect("a link to the state")
+    c.sh(&format!("readlink {STATE}")).trim().into()
 }
 
 /// Output directories that were not cleared away.
@@ -51,7 +51,8 @@ fn edits_are_made_beside_the_mount(world: World) {
     let state = state(&c);
     assert!(state.starts_with(world.cache()), "{}", state.display());
     let sessions = |unit: &str| c.sh(&format!("ls -d '{}'/{unit}-*/s-*/ | wc -l", state.display()));
-    assert_eq!(sessions("app").trim(), "1");
+    // rustc keeps the last one or two.
+    assert!(["1", "2"].contains(&sessions("app").trim()));
     assert_eq!(
         c.sh("ls target/debug/incremental | grep -v kache || true"),
         "",
@@ -61,7 +62,7 @@ fn edits_are_made_beside_the_mount(world: World) {
     c.cargo("build").ok().fresh();
     // The state of one crate goes with `cargo clean -p`, as ever.
     c.cargo_output(["clean", "-p", "app"]);
-    assert!(!c.dir().join(STATE).is_symlink());
+    c.sh(&format!("! test -L {STATE}"));
     c.cargo("build").ok();
     c.kache_prints("doctor --verify");
 }
@@ -116,7 +117,7 @@ fn an_unmount_brings_the_state_back(world: World) {
     let sessions = c.sh(&format!("cd '{}' && ls -d app-*/s-*", state(&c).display()));
     c.kache_prints("umount");
     assert_eq!(c.sh("cd target/debug/incremental && ls -d app-*/s-*"), sessions);
-    assert!(!c.dir().join(STATE).is_symlink());
+    c.sh(&format!("! test -L {STATE}"));
     edited(&c, 2);
     // A new mount begins anew; what is there stays there.
     c.kache_prints("mount");
