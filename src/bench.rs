@@ -1,9 +1,11 @@
 //! A compiler's workbench: the directory outside of a mount where one compile puts its outputs, until they are handed
-//! over to the mount. It is cleared away with this value; after a kill the daemon does it.
+//! over to the mount. It goes with this value, or after a kill by the daemon.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kache_wrapper::cache;
@@ -17,17 +19,58 @@ pub struct Bench {
     out_dir: PathBuf,
     /// Shown early.
     shown: RefCell<Option<OsString>>,
+    _locked: Locked,
+}
+
+/// A directory that only this process uses.
+pub struct Locked(File);
+
+impl Locked {
+    /// Makes an empty directory. `None` when somebody else uses it.
+    fn make(dir: &Path) -> io::Result<Option<Locked>> {
+        loop {
+            match fs::create_dir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
+            let Some(locked) = Locked::take(dir)? else { return Ok(None) };
+            // Whoever clears away removes what is not locked, which it may have been a moment ago.
+            match fs::metadata(dir) {
+                Ok(meta) if meta.ino() == locked.0.metadata()?.ino() => {
+                    for entry in fs::read_dir(dir)? {
+                        remove(&entry?.path())?;
+                    }
+                    return Ok(Some(locked));
+                }
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+
+    /// `None` when somebody else has it.
+    pub fn take(dir: &Path) -> io::Result<Option<Locked>> {
+        let file = File::open(dir)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Locked(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 impl Bench {
     /// `None` when the plan has no scratch directory, or it cannot be made: the compiler writes where cargo says.
     pub fn set_up(plan: &Plan) -> Option<Bench> {
         let Scratch { out, incremental } = plan.scratch.clone()?;
-        let out = out.join(std::process::id().to_string());
-        let _ = fs::remove_dir_all(&out);
-        fs::create_dir(&out).ok()?;
+        let locked = Locked::make(&out).ok()??;
         let out_dir = plan.compile.out_dir.clone();
-        Some(Bench { scratch: Scratch { out, incremental }, out_dir, shown: RefCell::default() })
+        let scratch = Scratch { out, incremental };
+        Some(Bench { scratch, out_dir, shown: RefCell::default(), _locked: locked })
     }
 
     pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
@@ -70,7 +113,7 @@ impl Bench {
 }
 
 /// Puts a copy at a path, never half of it.
-fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
     let mut temporary = to.as_os_str().to_owned();
     temporary.push(".kache-new");
     fs::copy(from, &temporary)?;

@@ -77,6 +77,7 @@ impl Engine {
 
     /// Brings back the mounts that the last daemon had when it ended or died.
     pub fn recover(&self) {
+        scratch::clear_away(&self.config.cache_dir);
         for dir in mounts::known(&self.config) {
             if !dir.parent().is_some_and(Path::is_dir) && !mounts::is_stale(&dir) {
                 // The checkout was deleted: its uppers are gone with it, its views need not be kept.
@@ -272,6 +273,7 @@ impl Engine {
                 hosted.sealed.store(done.complete, Ordering::Relaxed);
                 if done.complete {
                     hosted.sweep(&self.config.cache_dir);
+                    scratch::clear_away(&self.config.cache_dir);
                 }
                 if done.files > 0 {
                     self.pin(hosted);

@@ -1,11 +1,14 @@
 //! Directories outside of a mount in which compilers work, and the way of their results into it.
 //!
 //! ```text
-//! {cache_dir}/mounts/<id>/scratch/out/<pid>/                  outputs of one compile
-//! {cache_dir}/mounts/<id>/scratch/incremental/<crate>-<x>/    rustc's state of a crate's units
-//!     link                                                    the path, in the mount, of the link that leads here
+//! {cache_dir}/scratch/<unit>/                         outputs of a compile, locked by whoever compiles
+//! {cache_dir}/mounts/<id>/incremental/<crate>-<x>/    rustc's state of a crate's units
+//!     link                                            the path, in the mount, of the link that leads here
 //! target/<profile>/incremental/<crate>-kache -> …/<crate>-<x>
 //! ```
+//! A unit's outputs are made in the same directory each time, and in each mount: rustc's state does not outlive another
+//! name.
+//!
 //! The link is in charge: when `cargo clean` removes it, the state goes. A fork shows the link of its donor; whoever
 //! finds the link of somebody else begins with hard links to that state (rustc never changes a file of it) and makes
 //! a link of its own.
@@ -23,6 +26,7 @@ use kache_wrapper::scratch::{Scratch, is_plain, is_possible};
 
 use super::engine::{Engine, Hosted};
 use super::mounts;
+use crate::bench::Locked;
 
 impl Engine {
     /// Where the compiler of this plan is to work, if that is better than in the mount.
@@ -31,12 +35,9 @@ impl Engine {
         if !is_possible(&plan.compile) {
             return None;
         }
-        let home = home(self.cache_dir(), &hosted.dir);
-        let out = home.join("out");
-        if !is_plain(home.as_os_str().as_bytes()) || fs::create_dir_all(&out).is_err() {
-            return None;
-        }
-        if !hosted.mount().is_beside(&out) {
+        let home = self.cache_dir().join("scratch");
+        let is_there = is_plain(home.as_os_str().as_bytes()) && fs::create_dir_all(&home).is_ok();
+        if !is_there || !hosted.mount().is_beside(&home) {
             return None;
         }
         let incremental = match &plan.compile.incremental {
@@ -49,13 +50,13 @@ impl Engine {
             },
             _ => None,
         };
-        Some(Scratch { out, incremental })
+        Some(Scratch { out: home.join(plan.compile.stem()), incremental })
     }
 
     /// The directory for a crate's incremental state, for which cargo says `dir`.
     fn state_of(&self, dir: &Path, crate_name: &str) -> Result<PathBuf> {
         let (hosted, at) = self.inside(dir).context("incremental state is not in the mount")?;
-        let all = home(self.cache_dir(), &hosted.dir).join("incremental");
+        let all = states(self.cache_dir(), &hosted.dir);
         let link = at.join(OsString::from(format!("{crate_name}-kache")));
         let before = hosted.mount().read_link(&link).ok().map(|t| PathBuf::from(OsString::from_vec(t)));
         if let Some(state) = before.as_ref().filter(|s| s.parent() == Some(&all) && s.is_dir()) {
@@ -78,16 +79,16 @@ impl Engine {
     /// Is this the state of some mount of ours?
     fn is_state(&self, dir: &Path) -> bool {
         let mounts = self.cache_dir().join("mounts");
-        let is_ours = dir.ancestors().nth(4) == Some(&mounts)
-            && dir.ancestors().nth(1).is_some_and(|d| d.ends_with("scratch/incremental"));
+        let is_ours = dir.ancestors().nth(3) == Some(&mounts)
+            && dir.parent().is_some_and(|d| d.ends_with("incremental"));
         is_ours && fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir())
     }
 
     /// Moves what a compiler has made into the mount.
     pub(super) fn collect(&self, from: &Path, to: &Path, names: &[OsString]) -> Result<()> {
         let (hosted, at) = self.inside(to).with_context(|| format!("{} is not mounted", to.display()))?;
-        if !from.starts_with(home(self.cache_dir(), &hosted.dir).join("out")) {
-            bail!("{} is no scratch directory of that mount", from.display());
+        if !from.starts_with(self.cache_dir().join("scratch")) {
+            bail!("{} is no scratch directory", from.display());
         }
         let placements: Vec<Placement> = names
             .iter()
@@ -105,16 +106,9 @@ impl Engine {
 }
 
 impl Hosted {
-    /// Removes state to which no link leads any more, and what dead compilers have left.
+    /// Removes state to which no link leads any more.
     pub(super) fn sweep(&self, cache_dir: &Path) {
-        let home = home(cache_dir, &self.dir);
-        for dir in below(&home.join("out")) {
-            let pid = dir.file_name().and_then(OsStr::to_str).and_then(|n| n.parse().ok());
-            if !pid.is_some_and(is_alive) {
-                let _ = fs::remove_dir_all(dir);
-            }
-        }
-        for dir in below(&home.join("incremental")) {
+        for dir in below(&states(cache_dir, &self.dir)) {
             let leads_here = link_to(&dir).is_some_and(|link| {
                 self.mount().read_link(&link).is_ok_and(|target| target == dir.as_os_str().as_bytes())
             });
@@ -125,9 +119,18 @@ impl Hosted {
     }
 }
 
+/// Removes what killed compilers have left.
+pub fn clear_away(cache_dir: &Path) {
+    for dir in below(&cache_dir.join("scratch")) {
+        if let Ok(Some(_locked)) = Locked::take(&dir) {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
 /// Puts the incremental state of a mount that has ended where cargo expects it.
 pub fn bring_back(cache_dir: &Path, dir: &Path) {
-    for state in below(&home(cache_dir, dir).join("incremental")) {
+    for state in below(&states(cache_dir, dir)) {
         let Some(link) = link_to(&state).map(|link| dir.join(link.as_path())) else { continue };
         if !fs::read_link(&link).is_ok_and(|target| target == state) {
             continue;
@@ -142,8 +145,8 @@ pub fn bring_back(cache_dir: &Path, dir: &Path) {
     }
 }
 
-fn home(cache_dir: &Path, dir: &Path) -> PathBuf {
-    mounts::state_dir(cache_dir, dir).join("scratch")
+fn states(cache_dir: &Path, dir: &Path) -> PathBuf {
+    mounts::state_dir(cache_dir, dir).join("incremental")
 }
 
 fn link_to(state: &Path) -> Option<RelPath> {
@@ -154,11 +157,6 @@ fn link_to(state: &Path) -> Option<RelPath> {
 fn below(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
-}
-
-fn is_alive(pid: i32) -> bool {
-    // SAFETY: signal 0 only asks.
-    unsafe { libc::kill(pid, 0) == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH) }
 }
 
 /// Gives `to` what `from` has, by hard links. Lock files are made anew: a lock is on the file, not on its name.

@@ -17,7 +17,7 @@ use crate::args::{Compile, codegen_replaced};
 /// Where a compiler writes instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scratch {
-    /// In place of the output directory. Made by whoever compiles.
+    /// In place of the output directory; the same each time. Made by whoever compiles.
     pub out: PathBuf,
     /// In place of cargo's directory for incremental state.
     pub incremental: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! Editing in a mount: compilers work beside it, and nobody can tell.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::support::{Checkout, World, by_root_and_user};
@@ -38,7 +39,7 @@ fn state(c: &Checkout) -> PathBuf {
 
 /// Output directories that were not cleared away.
 fn left_behind(world: &World) -> String {
-    let out = world.cache().join("mounts").join("*/scratch/out");
+    let out = world.cache().join("scratch");
     String::from_utf8(
         world.command("sh").args(["-c", &format!("ls {}", out.display())]).output().unwrap().stdout,
     )
@@ -59,6 +60,13 @@ fn edits_are_made_beside_the_mount(world: World) {
         "nothing went through the mount"
     );
     assert_eq!(left_behind(&world), "");
+    let objects = || -> BTreeSet<String> {
+        let all = c.sh(&format!("ls -i '{}'/app-*/s-*/*.o | awk '{{ print $1 }}'", state.display()));
+        all.lines().map(str::to_owned).collect()
+    };
+    let before = objects();
+    edited(&c, 4);
+    assert!(!before.is_disjoint(&objects()), "rustc began from nothing");
     c.cargo("build").ok().fresh();
     // The state of one crate goes with `cargo clean -p`, as ever.
     c.cargo_output(["clean", "-p", "app"]);
