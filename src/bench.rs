@@ -85,7 +85,11 @@ impl Bench {
     pub fn show(&self, backend: &Backend, name: &OsStr) -> cache::Result<()> {
         let early = self.scratch.out.join("early");
         fs::create_dir(&early)?;
-        fs::hard_link(self.scratch.out.join(name), early.join(name))?;
+        match self.scratch.incremental {
+            // The compiler will keep it, under another name, in its state.
+            Some(_) => copy(&self.scratch.out.join(name), &early.join(name))?,
+            None => fs::hard_link(self.scratch.out.join(name), early.join(name))?,
+        }
         self.hand_over(backend, &early, &[name.to_owned()])?;
         self.shown.replace(Some(name.to_owned()));
         Ok(())
@@ -95,6 +99,14 @@ impl Bench {
     pub fn hand_over_all(&self, backend: &Backend) -> cache::Result<()> {
         let mut names = self.scratch.collect(&self.out_dir)?;
         names.retain(|name| self.shown.borrow().as_ref() != Some(name));
+        for name in &names {
+            let file = self.scratch.out.join(name);
+            if fs::symlink_metadata(&file)?.nlink() > 1 {
+                let own = self.scratch.out.join("own");
+                copy(&file, &own)?;
+                fs::rename(own, file)?;
+            }
+        }
         self.hand_over(backend, &self.scratch.out, &names)
     }
 
@@ -116,8 +128,14 @@ impl Bench {
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
     let mut temporary = to.as_os_str().to_owned();
     temporary.push(".kache-new");
-    fs::copy(from, &temporary)?;
+    copy(from, Path::new(&temporary))?;
     fs::rename(&temporary, to)
+}
+
+/// A copy with the same time.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    File::open(to)?.set_modified(fs::metadata(from)?.modified()?)
 }
 
 impl Drop for Bench {
