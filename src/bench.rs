@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use kache_wrapper::cache;
 use kache_wrapper::lookup::Plan;
 use kache_wrapper::scratch::Scratch;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::backend::Backend;
 
@@ -48,6 +49,11 @@ impl Locked {
         }
     }
 
+    /// The compiler has the lock, too: it may live on when this process is killed.
+    fn outlive(&self) -> nix::Result<()> {
+        fcntl(&self.0, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)
+    }
+
     /// `None` when somebody else has it.
     pub fn take(dir: &Path) -> io::Result<Option<Locked>> {
         let file = File::open(dir)?;
@@ -68,6 +74,7 @@ impl Bench {
     pub fn set_up(plan: &Plan) -> Option<Bench> {
         let Scratch { out, incremental } = plan.scratch.clone()?;
         let locked = Locked::make(&out).ok()??;
+        locked.outlive().ok()?;
         let out_dir = plan.compile.out_dir.clone();
         let scratch = Scratch { out, incremental };
         Some(Bench { scratch, out_dir, shown: RefCell::default(), _locked: locked })
