@@ -175,6 +175,23 @@ pub const SETTINGS: &[Setting] = &[
     secret("planner.token", "KACHE_PLANNER_TOKEN", "What the planner wants to be shown."),
 ];
 
+/// May a variable be written down, so that the remote of whoever has it is found again? Only what says which remote
+/// that is, and nothing secret.
+pub fn is_public(name: &OsStr, value: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let of_ours = SETTINGS.iter().any(|s| s.env == name && !s.secret);
+    let has_password = value.to_str().is_none_or(|v| v.contains('@'));
+    let place = ["HOME", "XDG_CONFIG_HOME", "KACHE_CONFIG"].contains(&name);
+    (of_ours || remote::is_public(name) || place) && !has_password
+}
+
+/// Is a variable one of those that give access to a remote?
+pub fn is_credential(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|n| {
+        ["KACHE_S3_ACCESS_KEY", "KACHE_S3_SECRET_KEY"].contains(&n) || remote::is_credential(n)
+    })
+}
+
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

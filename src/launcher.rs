@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 
 use kache_wrapper::script;
 
+use crate::snapshot::place::Place;
+
 /// First argument of the role that a launcher asks for.
 pub const ROLE: &str = "--run-build-script";
+/// How a launcher begins.
+const HEADER: &[u8] =
+    b"#!/bin/sh\n# Runs a build script through kache, or as it is when kache is not there.\n";
 
 /// Moves a build script that was just compiled aside and puts a launcher in its place.
 pub fn install(program: &Path) -> io::Result<()> {
@@ -43,7 +48,8 @@ pub fn replace_by_program(program: &Path) -> io::Result<()> {
 /// Cargo runs a hard link with another name in the same directory, so the program is found by the directory.
 fn text(real: &Path, kache: &Path) -> Vec<u8> {
     let name = PathBuf::from(real.file_name().unwrap_or_default());
-    let mut text = b"#!/bin/sh\n# Runs a build script through kache, or as it is when kache is not there.\nreal=\"${0%/*}\"/".to_vec();
+    let mut text = HEADER.to_vec();
+    text.extend(b"real=\"${0%/*}\"/");
     text.extend(quoted(&name));
     text.extend(b"\n[ -e \"$real\" ] || real=");
     text.extend(quoted(real));
@@ -55,6 +61,19 @@ fn text(real: &Path, kache: &Path) -> Vec<u8> {
     text.extend(ROLE.as_bytes());
     text.extend(b" \"$real\" \"$@\"\nexec \"$real\" \"$@\"\n");
     text
+}
+
+/// A launcher of another checkout, as it would be here; `None` for any other text.
+pub fn moved(text: &[u8], from: &Place, to: &Place) -> Option<Vec<u8>> {
+    if !text.starts_with(HEADER) {
+        return None;
+    }
+    let mut text = from.translate(text, to)?;
+    let kache = std::env::current_exe().ok().filter(|path| path.exists())?;
+    let start = memchr::memmem::find(&text, b"\nkache=")? + b"\nkache=".len();
+    let end = start + memchr::memchr(b'\n', &text[start..])?;
+    text.splice(start..end, quoted(&kache));
+    Some(text)
 }
 
 fn quoted(path: &Path) -> Vec<u8> {

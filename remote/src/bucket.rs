@@ -10,7 +10,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::message::{EntryObject, Manifest, RecordObject};
+use crate::message::{EntryObject, Manifest, RecordObject, SnapshotName, SnapshotObject};
 use crate::object::{self, Kind};
 use crate::s3::{BodyFuture, Put, S3};
 use crate::sign::{Signer, Trust};
@@ -20,6 +20,8 @@ use crate::{Error, Hash, Result, Settings, blob, hex};
 const MAX_RECORDS: i32 = 32;
 /// Manifests of one build that are looked at, the newest first.
 const MAX_MANIFESTS: i32 = 8;
+/// Snapshots of one line that are looked at, the newest first.
+const MAX_SNAPSHOTS: i32 = 200;
 /// Blobs from this size on are asked for before they are packed and sent.
 const WORTH_ASKING: u64 = 16 << 10;
 /// An envelope is longer than its content by at most so many bytes.
@@ -148,6 +150,33 @@ impl Bucket {
         self.put(Kind::Manifest, &name, manifest).await
     }
 
+    /// The newest snapshots of a line, by name: the newest first.
+    pub async fn snapshots(&self, line: &Hash) -> Result<Vec<SnapshotName>> {
+        let directory = object::snapshots(line);
+        let listed = self.s3.list(&directory, MAX_SNAPSHOTS).await?;
+        let named = listed.into_iter().filter_map(|object| {
+            let (made, commit) = object::time_and_commit(&directory, &object.name)?;
+            Some(SnapshotName { name: object.name, made, commit })
+        });
+        Ok(named.collect())
+    }
+
+    pub async fn snapshot(&self, name: &SnapshotName) -> Result<Option<SnapshotObject>> {
+        self.get(Kind::Snapshot, &name.name).await
+    }
+
+    /// Makes a snapshot findable. What it needs has been uploaded before.
+    pub async fn put_snapshot(
+        &self,
+        line: &Hash,
+        made: u64,
+        commit: &str,
+        snapshot: &SnapshotObject,
+    ) -> Result<Put> {
+        let name = object::snapshot(line, made, commit, blake3::hash(&snapshot.body).as_bytes());
+        self.put(Kind::Snapshot, &name, snapshot).await
+    }
+
     // ---- blobs
 
     /// Writes the bytes of a blob. After an error, what was written is worth nothing.
@@ -161,6 +190,10 @@ impl Bucket {
             return Err(Error::Gone { name });
         }
         unpacker.finish()
+    }
+
+    pub async fn has_blob(&self, hash: &Hash) -> Result<bool> {
+        self.s3.exists(&object::blob(hash)).await
     }
 
     /// Uploads a blob unless it is there. Returns the bytes sent. `scratch` is a directory for a temporary file.

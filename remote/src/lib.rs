@@ -19,7 +19,7 @@ pub mod sign;
 
 pub use bucket::{Bucket, Probe};
 pub use error::{Error, Result};
-pub use message::{EntryObject, Fact, Listed, Manifest, RecordObject};
+pub use message::{EntryObject, Fact, Listed, Manifest, RecordObject, SnapshotName, SnapshotObject};
 pub use settings::{Credentials, Mode, Secret, Settings};
 
 /// 32 raw bytes: a blob's hash, or a key.

@@ -41,6 +41,23 @@ pub struct Manifest {
     pub blobs: Vec<(Hash, Vec<u8>)>,
 }
 
+/// A target directory as it was after a build. What is in it is opaque here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotObject {
+    pub body: Vec<u8>,
+}
+
+/// A snapshot that a listing showed: no more than its name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotName {
+    /// Without the prefix of the settings.
+    pub name: String,
+    /// Milliseconds since the Unix epoch.
+    pub made: u64,
+    /// In hexadecimal; empty without git.
+    pub commit: String,
+}
+
 /// An object that a listing showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {

@@ -5,6 +5,7 @@
 //! <prefix>/v1/records/<invocation key>/<digest>    an input record
 //! <prefix>/v1/entries/ab/<entry key>               an entry, with the record it was made from and its facts
 //! <prefix>/v1/manifests/<build>/<time>-<digest>    what a build was made of; the newest sorts first
+//! <prefix>/v1/snapshots/<line>/<time>-<commit>-<digest>    a target directory; the newest sorts first
 //! ```
 //!
 //! An envelope: `KCH1`, kind, codec, size of the content (u32 LE), blake3 of the content, then, if signed, `1`, key id
@@ -27,6 +28,7 @@ pub enum Kind {
     Record,
     Entry,
     Manifest,
+    Snapshot,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::Record => b'r',
             Kind::Entry => b'e',
             Kind::Manifest => b'm',
+            Kind::Snapshot => b's',
         }
     }
 
@@ -43,7 +46,7 @@ impl Kind {
         match self {
             Kind::Record => 8 << 20,
             Kind::Entry => 32 << 20,
-            Kind::Manifest => 256 << 20,
+            Kind::Manifest | Kind::Snapshot => 256 << 20,
         }
     }
 }
@@ -73,6 +76,30 @@ pub fn manifests(build: &Hash) -> String {
 /// `time_ms` counts down in the name, so that a listing begins with the newest.
 pub fn manifest(build: &Hash, time_ms: u64, digest: &Hash) -> String {
     format!("{}{:016x}-{}", manifests(build), u64::MAX - time_ms, &hex(digest)[..16])
+}
+
+/// A line: all snapshots of one project by one compiler.
+pub fn snapshots(line: &Hash) -> String {
+    format!("{VERSION}/snapshots/{}/", hex(line))
+}
+
+/// `commit` is hexadecimal, or empty. Like manifests, the newest sorts first.
+pub fn snapshot(line: &Hash, time_ms: u64, commit: &str, digest: &Hash) -> String {
+    let commit = if commit.is_empty() { "0" } else { commit };
+    format!("{}{:016x}-{commit}-{}", snapshots(line), u64::MAX - time_ms, &hex(digest)[..16])
+}
+
+/// Time and commit in the name of a snapshot; `None` for names that kache does not give.
+pub fn time_and_commit(directory: &str, name: &str) -> Option<(u64, String)> {
+    let mut parts = name.strip_prefix(directory)?.split('-');
+    let (time, commit, digest) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let known = time.len() == 16 && digest.len() == 16 && matches!(commit.len(), 1 | 40 | 64);
+    if !known || parts.next().is_some() || ![time, commit, digest].into_iter().all(is_hex) {
+        return None;
+    }
+    let time = u64::MAX - u64::from_str_radix(time, 16).ok()?;
+    Some((time, if commit == "0" { String::new() } else { commit.to_owned() }))
 }
 
 /// The 32 bytes that end a name below `directory`; `None` for names that kache does not give.
@@ -235,5 +262,18 @@ mod tests {
     #[test]
     fn the_newest_manifest_sorts_first() {
         assert!(manifest(&[1; 32], 2000, &[9; 32]) < manifest(&[1; 32], 1000, &[0; 32]));
+        assert!(snapshot(&[1; 32], 2000, "", &[9; 32]) < snapshot(&[1; 32], 1000, "", &[0; 32]));
+    }
+
+    #[test]
+    fn names_of_snapshots_tell_time_and_commit() {
+        let directory = snapshots(&[1; 32]);
+        for commit in ["", &"ab".repeat(20)] {
+            let name = snapshot(&[1; 32], 77, commit, &[9; 32]);
+            assert_eq!(time_and_commit(&directory, &name), Some((77, commit.to_owned())));
+            assert_eq!(time_and_commit(&directory, &format!("{name}-x")), None);
+            assert_eq!(time_and_commit(&directory, &name[..name.len() - 1]), None);
+        }
+        assert_eq!(time_and_commit(&directory, &format!("{directory}../../x-0-y")), None);
     }
 }

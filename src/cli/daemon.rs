@@ -40,7 +40,7 @@ enum Command {
 pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
     match args.command {
         Command::Start => {
-            start::ensure_current(config)?;
+            say_hello(start::ensure_current(config)?, config);
             println!("the daemon is running");
         }
         Command::Stop => match stop(config)? {
@@ -48,7 +48,7 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
             false => println!("no daemon is running"),
         },
         Command::Restart => {
-            start::restart(config)?;
+            say_hello(start::restart(config)?, config);
             println!("the daemon is running");
         }
         Command::Status { json } => return status(config, json),
@@ -62,6 +62,16 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Mounts that the daemon has brought back may show what is in our remote.
+fn say_hello(mut client: Client, config: &Config) {
+    if config.remote.is_some()
+        && let Ok(inv) = super::fork::here()
+        && let Err(error) = client.ask(Body::Hello(Box::new(inv)), Duration::from_secs(10))
+    {
+        tracing::warn!(%error, "the daemon was not told of the remote");
+    }
 }
 
 fn stop(config: &Config) -> Result<bool> {

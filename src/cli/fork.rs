@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use kache_wrapper::cache::Invocation;
 
 use super::mount::absolute;
 use crate::config::Config;
@@ -15,7 +16,7 @@ use crate::snapshot::place::Place;
 use crate::snapshot::{Answer, From, Report, Request, checkout};
 
 /// Looking at the sources of a large workspace for the first time takes its time.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub struct Fork {
@@ -77,6 +78,11 @@ pub fn place(dir: &Path) -> Result<Option<Place>> {
     Ok(Place::of(dir, Some(&cwd()?)))
 }
 
+/// Who asks: directory and environment.
+pub fn here() -> Result<Invocation> {
+    crate::wrap::invocation(&[]).context("the current directory is gone")
+}
+
 fn cwd() -> Result<PathBuf> {
     std::env::current_dir().context("the current directory is gone")
 }
@@ -100,7 +106,8 @@ pub fn ask(client: &mut Client, place: Place, from: From, toolchain: Toolchain) 
 }
 
 pub fn about_trees(client: &mut Client, request: Request) -> Result<Answer> {
-    match client.ask(Body::Tree(request), PATIENCE).context("the daemon does not answer")? {
+    let body = Body::Tree(request, Box::new(here()?));
+    match client.ask(body, PATIENCE).context("the daemon does not answer")? {
         Response::Tree(answer) => Ok(answer),
         Response::Failed(why) => bail!("{why}"),
         other => bail!("unexpected answer from the daemon: {other:?}"),

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-use super::fork::{about_trees, place};
+use super::fork::{PATIENCE, about_trees, here, place};
 use super::format;
 use super::mount::absolute;
 use crate::config::Config;
 use crate::daemon::client::Client;
+use crate::daemon::protocol::{Body, Response};
+use crate::snapshot::place::Place;
 use crate::snapshot::{Answer, Request, checkout, choose, take};
 use crate::store::SnapshotRow;
 
@@ -92,7 +94,24 @@ fn plain(dir: &Path, config: &Config) -> Result<SnapshotRow> {
     let listing = take::list_dir(&store, dir)?;
     let row = take::take(&store, &listing, &place, &checkout::about(&place))?;
     choose::prune(&store, &row)?;
+    crate::remote::taken(&store, config.remote.as_ref(), &here()?, &row)?;
     Ok(row)
+}
+
+/// Takes snapshots of what is mounted in the workspace around the working directory, so that they can be shared.
+pub fn take_mounted_here(config: &Config) -> Result<()> {
+    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(()) };
+    let Response::Mounts(mounts) = client.ask(Body::Mounts, PATIENCE)? else { return Ok(()) };
+    let cwd = std::env::current_dir()?;
+    for mount in mounts {
+        let place = Place::of(&mount.dir, None).filter(|place| cwd.starts_with(&place.workspace));
+        let Some(place) = place else { continue };
+        about_trees(&mut client, Request::Know { place })?;
+        if let Err(error) = about_trees(&mut client, Request::Take { dir: mount.dir.clone() }) {
+            tracing::info!(dir = %mount.dir.display(), "no snapshot: {error:#}");
+        }
+    }
+    Ok(())
 }
 
 fn pin(id: &str, pinned: bool, config: &Config) -> Result<()> {

@@ -38,6 +38,13 @@ pub fn run(args: &Sync, config: &Config) -> Result<ExitCode> {
     let Some(settings) = &config.remote else {
         bail!("there is no remote: set KACHE_S3_BUCKET (or `remote.bucket`), and not KACHE_LOCAL_ONLY");
     };
+    if !args.pull
+        && !args.dry_run
+        && settings.mode == Mode::ReadWrite
+        && let Err(error) = super::snapshot::take_mounted_here(config)
+    {
+        eprintln!("kache: no snapshot was taken of what is mounted here: {error:#}");
+    }
     daemon::flush(config);
     let remotes = Remotes::new(Arc::new(config.open_store()?));
     let session = remotes.session(settings)?;

@@ -37,6 +37,18 @@ const SDK_ENV: &[&str] = &[
     "HOME",
 ];
 
+/// Of them, those that are credentials.
+const SDK_CREDENTIALS: &[&str] =
+    &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
+
+pub fn is_public(name: &str) -> bool {
+    SDK_ENV.contains(&name) && !is_credential(name)
+}
+
+pub fn is_credential(name: &str) -> bool {
+    SDK_CREDENTIALS.contains(&name)
+}
+
 /// `None` when nothing is to be shared.
 pub fn settings<'a>(get: &dyn Fn(&str) -> &'a str, env: Env) -> Result<Option<Settings>> {
     let named = |key: &str| Some(get(&format!("remote.{key}"))).filter(|v| !v.is_empty());

@@ -22,6 +22,8 @@ use kache_wrapper::cache::{
 };
 
 use super::blobs::MountBlobs;
+use super::forks::Occasion;
+use super::owner::Owner;
 use super::protocol::{MountInfo, Response};
 use super::{adopt, link, mounts, scratch};
 use crate::config::Config;
@@ -59,6 +61,8 @@ pub(super) struct Hosted {
     pub(super) place: Mutex<Option<Place>>,
     /// The last change that the last snapshot has.
     pub(super) taken: Mutex<Option<Instant>>,
+    /// Who uses it.
+    pub(super) owner: Mutex<Option<Owner>>,
 }
 
 impl Engine {
@@ -86,6 +90,7 @@ impl Engine {
                 let _ = self.store.set_pins(&pin_owner(&dir), &[]);
                 continue;
             }
+            self.meet_again(&dir);
             match self.mount(&dir) {
                 Response::Mounted { files, .. } => {
                     tracing::info!(dir = %dir.display(), files, "mounted again")
@@ -134,6 +139,7 @@ impl Engine {
             sealed: false.into(),
             place: Mutex::default(),
             taken: Mutex::default(),
+            owner: Mutex::default(),
         });
         self.pin(&hosted);
         all.push(hosted);
@@ -144,7 +150,7 @@ impl Engine {
         let Some(hosted) = self.find(dir) else {
             return Response::Failed(format!("{} is not mounted", dir.display()));
         };
-        if !discard && let Err(error) = self.take(&hosted) {
+        if !discard && let Err(error) = self.take(&hosted, Occasion::Passing) {
             tracing::debug!(dir = %dir.display(), %error, "no snapshot");
         }
         match self.end(&hosted, discard, false) {
@@ -523,7 +529,7 @@ impl Engine {
             Content::Blob { hash, size, executable, sharing } => {
                 let hash = Hash::from_bytes(*hash);
                 // A view of nothing would be a build that fails later.
-                if !self.can_show(hash.as_bytes(), *size)? {
+                if !self.store.can_show(hash.as_bytes(), *size)? {
                     return Err("a blob of this entry is missing or damaged".into());
                 }
                 FsPlacement {

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kache_fs::Kind;
+use kache_wrapper::cache::Invocation;
+use kache_wrapper::machine::Machine;
 
 use super::engine::{Engine, Hosted, is_worth_sealing, pin_owner};
 use super::mounts;
 use super::protocol::Response;
+use crate::remote;
 use crate::snapshot::place::Place;
 use crate::snapshot::take::{self, About};
 use crate::snapshot::{Answer, From, Report, Request, checkout, choose, fork, refresh, tree};
@@ -20,18 +23,28 @@ use crate::store::{ForkTotals, SnapshotRow};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// What cargo (or somebody who looked) may leave in a target directory that is empty all the same.
 const NOTHING: &[&str] = &["CACHEDIR.TAG", ".rustc_info.json", ".cargo-lock", ".cargo-build-lock"];
+/// Snapshots from elsewhere that are tried: the first may be damaged, or not signed.
+const ATTEMPTS: usize = 3;
 /// Two moments of the last change that are no further apart are one.
 const SAME: Duration = Duration::from_millis(20);
 
+/// Why a snapshot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    Asked,
+    Passing,
+}
+
 impl Engine {
-    pub fn tree(&self, request: Request) -> Response {
-        match self.try_tree(request) {
+    pub fn tree(&self, request: Request, inv: &Invocation) -> Response {
+        match self.try_tree(request, inv) {
             Ok(answer) => Response::Tree(answer),
             Err(error) => Response::Failed(format!("{error:#}")),
         }
     }
 
-    fn try_tree(&self, request: Request) -> Result<Answer> {
+    fn try_tree(&self, request: Request, inv: &Invocation) -> Result<Answer> {
+        self.own(&*self.hosted(request.target())?, inv);
         match request {
             Request::Know { place } => {
                 self.know(&*self.hosted(&place.target)?, place)?;
@@ -39,7 +52,7 @@ impl Engine {
             }
             Request::Take { dir } => {
                 let hosted = self.hosted(&dir)?;
-                Ok(Answer::Taken(Box::new(self.take(&hosted)?)))
+                Ok(Answer::Taken(Box::new(self.take(&hosted, Occasion::Asked)?)))
             }
             Request::Fork { place, from, toolchain } => self.fork(place, &from, &toolchain),
             Request::Refresh { place } => {
@@ -68,7 +81,7 @@ impl Engine {
         for hosted in self.all() {
             if hosted.sealed.load(Ordering::Relaxed)
                 && hosted.is_due()
-                && let Err(error) = self.take(&hosted)
+                && let Err(error) = self.take(&hosted, Occasion::Passing)
             {
                 tracing::debug!(dir = %hosted.dir.display(), %error, "no snapshot");
             }
@@ -76,13 +89,28 @@ impl Engine {
     }
 
     /// Takes a snapshot of what a mount shows right now.
-    pub(super) fn take(&self, hosted: &Hosted) -> Result<SnapshotRow> {
+    pub(super) fn take(&self, hosted: &Hosted, occasion: Occasion) -> Result<SnapshotRow> {
         let mut last = hosted.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let moment = hosted.last_change();
         let outcome = self.take_now(hosted);
         // Also after a failure: it would be the same again.
         *last = Some(moment);
+        drop(last);
+        if let Ok(row) = &outcome
+            && let Err(error) = self.share(hosted, row, occasion)
+        {
+            tracing::warn!(dir = %hosted.dir.display(), "a snapshot will not be shared: {error:#}");
+        }
         outcome
+    }
+
+    /// Notes a snapshot for upload.
+    fn share(&self, hosted: &Hosted, row: &SnapshotRow, occasion: Occasion) -> Result<()> {
+        let Some(owner) = hosted.owner().filter(|o| o.remote.is_some()) else { return Ok(()) };
+        if occasion == Occasion::Asked || remote::is_worth_sharing(&row.workspace) {
+            remote::taken(&self.store, owner.remote.as_ref(), &owner.inv, row)?;
+        }
+        Ok(())
     }
 
     fn take_now(&self, hosted: &Hosted) -> Result<SnapshotRow> {
@@ -106,9 +134,10 @@ impl Engine {
         if !is_empty(&hosted)? {
             return Ok(Answer::NotEmpty);
         }
-        let Some(row) = self.donor(&place, from, toolchain)? else { return Ok(Answer::Nothing) };
+        let Some(row) = self.donor(&hosted, &place, from, toolchain)? else { return Ok(Answer::Nothing) };
         let _in_use = self.store.in_use()?;
         let (snapshot, listing) = take::load(&self.store, &row)?;
+        self.remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place))?;
         let plan = fork::plan(&self.store, &snapshot, &listing, &place)?;
         fork::check_blobs(&self.store, &plan)?;
         self.store.add_pins(&pin_owner(&hosted.dir), &fork::blobs(&plan))?;
@@ -130,14 +159,20 @@ impl Engine {
     }
 
     /// The snapshot to fork. Mounts that may be the donor are looked at as they are right now.
-    fn donor(&self, place: &Place, from: &From, toolchain: &str) -> Result<Option<SnapshotRow>> {
+    fn donor(
+        &self,
+        hosted: &Hosted,
+        place: &Place,
+        from: &From,
+        toolchain: &str,
+    ) -> Result<Option<SnapshotRow>> {
         let others = || self.all().into_iter().filter(|m| m.dir != place.target);
         match from {
             From::Named(name) => {
                 let path = std::fs::canonicalize(name).unwrap_or_else(|_| name.into());
                 let live = others().find(|m| m.dir == path || m.dir == path.join("target"));
                 match live {
-                    Some(hosted) => self.take(&hosted).map(Some),
+                    Some(hosted) => self.take(&hosted, Occasion::Passing).map(Some),
                     None => choose::named(&self.store, name).map(Some),
                 }
             }
@@ -146,14 +181,46 @@ impl Engine {
                 for hosted in others().filter(|m| m.is_due()) {
                     let identity = hosted.place(self.cache_dir()).map(|p| checkout::about(&p).identity);
                     if identity == Some(about.identity)
-                        && let Err(error) = self.take(&hosted)
+                        && let Err(error) = self.take(&hosted, Occasion::Passing)
                     {
                         tracing::debug!(dir = %hosted.dir.display(), %error, "no snapshot");
                     }
                 }
-                choose::best(&self.store, place, &about, toolchain)
+                let here = choose::best(&self.store, place, &about, toolchain)?;
+                if here.as_ref().is_some_and(|row| row.commit == about.commit) || toolchain.is_empty() {
+                    return Ok(here);
+                }
+                let found = self.from_elsewhere(hosted, place, &about, toolchain, here.as_ref());
+                Ok(found.or(here))
             }
         }
+    }
+
+    /// A snapshot that is nearer than the best one here, from the remote of whoever mounts.
+    fn from_elsewhere(
+        &self,
+        hosted: &Hosted,
+        place: &Place,
+        about: &About,
+        toolchain: &str,
+        here: Option<&SnapshotRow>,
+    ) -> Option<SnapshotRow> {
+        let owner = hosted.owner()?;
+        let warn = |error: &dyn std::fmt::Display| tracing::warn!("no snapshot from elsewhere: {error:#}");
+        let session = self.remotes.session(owner.remote.as_ref()?).inspect_err(|e| warn(e)).ok()?;
+        let listed = session.snapshots(&remote::line(&about.identity, toolchain));
+        let listed = listed.inspect_err(|e| warn(e)).ok()?;
+        let mut names = choose::nearer(place, here, listed).take(ATTEMPTS).peekable();
+        names.peek()?;
+        let machine = Machine::of(&*self.store, &owner.inv).inspect_err(|e| warn(e)).ok()?;
+        let row = names.find_map(|name| {
+            let taken = session.take_in_snapshot(&name, &about.identity, toolchain, &machine);
+            taken.inspect_err(|e| warn(e)).ok()
+        })?;
+        if let Err(error) = choose::prune(&self.store, &row) {
+            tracing::warn!("{error:#}");
+        }
+        Some(row)
     }
 
     /// Judges the units of a mount again, by content, as they were when its last snapshot was taken.

@@ -7,6 +7,7 @@ mod engine;
 mod forks;
 pub mod link;
 pub mod mounts;
+mod owner;
 pub mod protocol;
 mod scratch;
 pub mod server;

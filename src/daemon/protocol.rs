@@ -86,8 +86,10 @@ pub enum Body {
     Clean {
         dir: PathBuf,
     },
-    /// About snapshots and forks.
-    Tree(crate::snapshot::Request),
+    /// About snapshots and forks; and who asks, in which environment.
+    Tree(crate::snapshot::Request, Box<Invocation>),
+    /// Somebody who shares through a remote is here.
+    Hello(Box<Invocation>),
     Mounts,
     /// Paths of a mount on which memory and journal do not agree.
     CheckMount {

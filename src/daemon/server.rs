@@ -207,7 +207,13 @@ impl Server {
             Body::Mount { dir } => engine.mount(&dir),
             Body::Umount { dir, discard } => engine.umount(&dir, discard),
             Body::Clean { dir } => engine.clean(&dir),
-            Body::Tree(request) => engine.tree(request),
+            Body::Tree(request, inv) => engine.tree(request, &inv),
+            Body::Hello(inv) => {
+                if let Some(settings) = crate::backend::config(&inv).remote {
+                    engine.meet(&settings);
+                }
+                Response::Done
+            }
             Body::Mounts => Response::Mounts(engine.mounts()),
             Body::CheckMount { dir } => engine.check(&dir),
             Body::Status => Response::Status(self.status()),

@@ -8,7 +8,7 @@ use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Lookup};
 
-use super::engine::Engine;
+use super::engine::{Engine, Hosted};
 use crate::remote::{self, Session, Sharing};
 
 impl Engine {
@@ -22,7 +22,11 @@ impl Engine {
     ) -> cache::Result<Lookup> {
         let Some(session) = self.session(remote) else { return lookup::lookup(self, inv, settings) };
         let build = build::of(self, inv)?;
-        let lazy = self.is_mounted_build(inv);
+        let mount = self.mount_of_build(inv);
+        let lazy = mount.is_some();
+        if let (Some(hosted), Some(remote)) = (&mount, remote) {
+            self.own_by_build(hosted, inv, &remote.remote);
+        }
         if let Some(build) = &build {
             let planner = remote.and_then(|r| r.planner.as_ref());
             session.learn(build, lazy, planner);
@@ -40,11 +44,11 @@ impl Engine {
         Ok(found)
     }
 
-    /// Will outputs be views?
-    fn is_mounted_build(&self, inv: &Invocation) -> bool {
+    /// The mount that outputs will be views in.
+    fn mount_of_build(&self, inv: &Invocation) -> Option<Arc<Hosted>> {
         let mut args = inv.argv.iter();
-        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
-        dir.is_some_and(|dir| self.inside(&inv.cwd.join(dir)).is_some())
+        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next())?;
+        Some(self.inside(&inv.cwd.join(dir))?.0)
     }
 
     /// Stores what a compile made, and shares it in the background.
@@ -109,13 +113,5 @@ impl Engine {
                 tracing::warn!(path = ?file.path, dir = %hosted.dir.display(), ?removed, "its blob is gone");
             }
         }
-    }
-
-    /// Is this blob here, or will it come when somebody opens it?
-    pub(super) fn can_show(&self, hash: &[u8; 32], size: u64) -> cache::Result<bool> {
-        if !self.store.is_on_disk(hash) && self.store.fetchable(hash)?.is_some_and(|(s, _)| s == size) {
-            return Ok(true);
-        }
-        Ok(self.store.has_blob(hash, size)?)
     }
 }

@@ -79,8 +79,7 @@ pub fn ensure_current(config: &Config) -> Result<Client> {
         // An older or newer program, or a daemon that does not answer in words we know.
         _ => {
             drop(client);
-            restart(config)?;
-            wait(&config.cache_dir, Duration::from_secs(10))
+            restart(config)
         }
     }
 }
@@ -91,7 +90,7 @@ fn is_current(status: &Status) -> bool {
 }
 
 /// Ends a running daemon, which keeps what its mounts show, and starts one that brings them back.
-pub fn restart(config: &Config) -> Result<()> {
+pub fn restart(config: &Config) -> Result<Client> {
     if let Some(mut client) = Client::connect(&config.cache_dir) {
         match client.ask(Body::Restart, Duration::from_secs(10)) {
             // It was ending already.
@@ -101,7 +100,7 @@ pub fn restart(config: &Config) -> Result<()> {
         wait_until_gone(config, Instant::now() + Duration::from_secs(30))?;
     }
     spawn(config)?;
-    wait(&config.cache_dir, Duration::from_secs(10)).map(drop)
+    wait(&config.cache_dir, Duration::from_secs(10))
 }
 
 /// Waits for the instance lock to be free.

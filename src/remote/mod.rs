@@ -6,6 +6,7 @@
 mod entry;
 mod manifest;
 mod session;
+mod snapshot;
 mod upload;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use kache_wrapper::cache::EntryKey;
 use tokio::runtime::Runtime;
 
 pub use session::Session;
+pub use snapshot::{is_worth_sharing, line, taken};
 pub use upload::Progress;
 
 use crate::planner::Planner;
@@ -32,6 +34,8 @@ pub struct Sharing {
 
 /// Different remotes (or credentials) that a daemon keeps a connection to.
 const MAX_SESSIONS: usize = 8;
+/// A remote that nobody has named yet is waited for so long.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 /// Uploads that wait are looked for so often.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -84,27 +88,54 @@ impl Remotes {
         if missing.is_empty() {
             return Ok(());
         }
-        let sessions: Vec<Arc<Session>> = {
-            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.sessions.iter().rev().map(|(_, s)| Arc::clone(s)).collect()
-        };
         for hash in missing {
             let known = self.store.fetchable(hash).map_err(|e| Error::Local(e.to_string()))?;
             let gone = || Error::Gone { name: format!("blob {}", kache_remote::hex(hash)) };
             let Some((size, executable)) = known else { return Err(gone()) };
-            let mut last = gone();
-            let found = sessions.iter().any(|session| {
-                let fetched = session.fetch_blob(hash, size, executable);
-                fetched.map_err(|error| last = error).is_ok()
-            });
-            if !found {
-                if last.is_about_one_object() {
-                    self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(*hash);
-                }
-                return Err(last);
-            }
+            self.fetch_from_any(hash, size, executable)?;
         }
         Ok(())
+    }
+
+    fn fetch_from_any(&self, hash: &Hash, size: u64, executable: bool) -> kache_remote::Result<()> {
+        let mut errors = Vec::new();
+        for session in self.known()? {
+            match session.fetch_blob(hash, size, executable) {
+                Ok(()) => return Ok(()),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.iter().find(|e| !e.is_about_one_object()) {
+            Some(trouble) => Err(trouble.clone()),
+            // Nobody has it.
+            None => {
+                if let Err(error) = self.store.unfetchable(hash) {
+                    tracing::warn!(%error, "cannot forget a blob");
+                }
+                self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(*hash);
+                Err(errors.swap_remove(0))
+            }
+        }
+    }
+
+    /// All sessions, the newest first. A daemon that has just begun does not know yet whose remotes it will use, and is
+    /// told within moments by whoever made it begin.
+    fn known(&self) -> kache_remote::Result<Vec<Arc<Session>>> {
+        let began = Instant::now();
+        loop {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let sessions: Vec<_> = inner.sessions.iter().rev().map(|(_, s)| Arc::clone(s)).collect();
+            drop(inner);
+            if !sessions.is_empty() {
+                return Ok(sessions);
+            }
+            if began.elapsed() > INTRODUCTION {
+                let why = "its remote is not known yet: the credentials were those of a build's environment \
+                           (build, or run `kache mount`, to bring them)";
+                return Err(Error::Local(why.into()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Uploads what is waiting and due, to every remote in use; looks for it every few seconds at most.

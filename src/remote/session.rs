@@ -226,11 +226,6 @@ impl Session {
         let fetched = fetched.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into())));
         lock(&self.fetching).remove(hash);
         if let Err(error) = &fetched {
-            if error.is_about_one_object()
-                && let Err(error) = self.store.unfetchable(hash)
-            {
-                tracing::warn!(%error, "cannot forget a blob");
-            }
             crate::log::append(&self.log, &error.to_string());
         }
         fetched

@@ -8,8 +8,8 @@ use kache_wrapper::cache::EntryKey;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::entry;
 use super::session::Session;
+use super::{entry, snapshot};
 use crate::store::Store;
 
 /// What an upload of the queue did.
@@ -32,7 +32,7 @@ pub struct Progress {
     pub bytes: AtomicU64,
 }
 
-enum Done {
+pub(super) enum Done {
     Sent(u64),
     Dropped,
 }
@@ -83,7 +83,8 @@ impl Session {
                 let Some(key) = keys.next() else { break };
                 let (store, bucket, slots) =
                     (Arc::clone(&self.store), Arc::clone(&self.bucket), Arc::clone(&slots));
-                tasks.spawn(async move { (key, upload(&store, &bucket, &slots, &key).await) });
+                let place = self.place.clone();
+                tasks.spawn(async move { (key, upload(&store, &bucket, &slots, &place, &key).await) });
             }
             let Some(joined) = tasks.join_next().await else { break };
             let Ok((key, done)) = joined else {
@@ -132,10 +133,13 @@ async fn upload(
     store: &Arc<Store>,
     bucket: &Arc<Bucket>,
     slots: &Arc<Semaphore>,
+    place: &str,
     key: &EntryKey,
 ) -> kache_remote::Result<Done> {
     let local = |error: crate::store::error::Error| Error::Local(error.to_string());
-    let Some(shared) = store.shared(key).map_err(local)? else { return Ok(Done::Dropped) };
+    let Some(shared) = store.shared(key).map_err(local)? else {
+        return snapshot::upload(store, bucket, slots, place, &key.0).await;
+    };
     if !entry::is_portable(&shared.publication.entry) {
         return Ok(Done::Dropped);
     }

@@ -109,7 +109,7 @@ impl Git {
         let config = fs::read_to_string(self.common.join("config")).unwrap_or_default();
         let url = config.lines().skip_while(|l| l.trim() != "[remote \"origin\"]").skip(1).find_map(|line| {
             let (name, value) = line.split_once('=')?;
-            (name.trim() == "url").then(|| value.trim().trim_end_matches(".git").to_owned())
+            (name.trim() == "url").then(|| same_for_all(value.trim()))
         });
         match url {
             Some(url) => url.into_bytes(),
@@ -134,6 +134,28 @@ impl Git {
     }
 }
 
+/// `git@host:project.git` and `https://user:secret@host/project` are one place.
+fn same_for_all(url: &str) -> String {
+    let url = url.trim_end_matches('/').trim_end_matches(".git");
+    let (has_scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if scheme != "file" => (true, rest),
+        _ => (false, url),
+    };
+    let short =
+        |rest: &str| !rest.starts_with(['/', '.']) && rest.split('/').next().is_some_and(|h| h.contains(':'));
+    if !has_scheme && !short(rest) {
+        return url.to_owned();
+    }
+    let (host, path) = match has_scheme {
+        true => rest.split_once('/'),
+        false => rest.split_once(':'),
+    }
+    .unwrap_or((rest, ""));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let host = host.split(':').next().unwrap_or(host);
+    format!("{host}/{}", path.trim_start_matches('/'))
+}
+
 fn hex(text: &str) -> Option<String> {
     let text = text.trim();
     (text.len() >= 40 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_owned())
@@ -156,11 +178,43 @@ pub fn history(tree: &Path) -> Vec<String> {
     }
 }
 
+/// Do files that git tracks differ from the commit? Without git nothing is known, and nothing is against it.
+pub fn is_modified(tree: &Path) -> bool {
+    let asked = Command::new("git")
+        .arg("-C")
+        .arg(tree)
+        .args(["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    asked.is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
+}
+
 /// `rustc -vV` of the compiler that builds in `dir`; empty if it cannot be asked.
 pub fn toolchain(dir: &Path) -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| OsStr::new("rustc").to_owned());
     match Command::new(rustc).arg("-vV").current_dir(dir).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_repository_has_many_addresses() {
+        for url in [
+            "git@github.com:owner/project.git",
+            "https://github.com/owner/project",
+            "https://user:secret@github.com/owner/project.git/",
+            "ssh://git@github.com:22/owner/project",
+        ] {
+            assert_eq!(same_for_all(url), "github.com/owner/project", "{url}");
+        }
+        for path in ["/srv/git/project", "../project", "file:///srv/project", "project"] {
+            assert_eq!(same_for_all(&format!("{path}.git")), path);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Which snapshot to fork, and which to keep.
 
 use anyhow::{Result, bail};
+use kache_remote::SnapshotName;
 
 use super::checkout;
 use super::place::Place;
@@ -16,14 +17,31 @@ pub fn best(store: &Store, place: &Place, about: &About, toolchain: &str) -> Res
     if !toolchain.is_empty() {
         rows.retain(|r| r.toolchain.is_empty() || r.toolchain == toolchain);
     }
-    if rows.len() > 1 && rows.iter().any(|r| r.commit != rows[0].commit) {
-        let history = checkout::history(&place.workspace);
-        let distance =
-            |row: &SnapshotRow| history.iter().position(|c| *c == row.commit).unwrap_or(usize::MAX);
-        // Stable: of equal distance, the newest stays first.
-        rows.sort_by_key(distance);
-    }
+    nearest_first(place, &mut rows, |row| &row.commit);
     Ok(rows.into_iter().next())
+}
+
+/// Orders what is ordered by time already, the newest first: nearest ancestors first, then the newest.
+fn nearest_first<T>(place: &Place, all: &mut [T], commit: impl Fn(&T) -> &str) {
+    if all.windows(2).any(|pair| commit(&pair[0]) != commit(&pair[1])) {
+        let history = checkout::history(&place.workspace);
+        // Stable: of equal distance, the newest stays first.
+        all.sort_by_key(|one| history.iter().position(|c| c == commit(one)).unwrap_or(usize::MAX));
+    }
+}
+
+/// Of snapshots elsewhere those that are nearer than the best one here, the best first.
+pub fn nearer(
+    place: &Place,
+    here: Option<&SnapshotRow>,
+    elsewhere: Vec<SnapshotName>,
+) -> impl Iterator<Item = SnapshotName> {
+    let mut all: Vec<(String, Option<SnapshotName>)> = Vec::new();
+    // Of equal distance, what is here already is best.
+    all.extend(here.map(|row| (row.commit.clone(), None)));
+    all.extend(elsewhere.into_iter().map(|name| (name.commit.clone(), Some(name))));
+    nearest_first(place, &mut all, |(commit, _)| commit);
+    all.into_iter().map_while(|(_, name)| name)
 }
 
 /// The snapshot that somebody names by the beginning of its id, or by the directory that it was taken of.

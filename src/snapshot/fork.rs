@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use kache_fs::RelPath;
 
 use super::depinfo::{DepInfo, Root};
-use super::freshness::{self, Verdict};
+use super::freshness::{self, Moved, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
 use super::take::Snapshot;
@@ -60,41 +60,36 @@ pub struct Plan {
 /// Plans a fork of a snapshot for the checkout at `to`.
 pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -> Result<Plan> {
     let from = &snapshot.place;
-    let moved = from.own() != to.own();
+    let moved = Moved::of(from, to);
     let inputs = Inputs::new(store, to, listing);
-    let names: BTreeMap<&[u8], bool> = snapshot.names.iter().map(|(p, text)| (p.as_slice(), *text)).collect();
-    let rewritten: BTreeSet<Vec<u8>> = match moved {
-        true => names.iter().filter(|(_, text)| **text).map(|(p, _)| p.to_vec()).collect(),
-        false => BTreeSet::new(),
-    };
+    let names: Vec<(RelPath, bool)> = foreign(snapshot, moved).collect();
+    let rewritten: BTreeSet<Vec<u8>> =
+        names.iter().filter(|(_, text)| *text).map(|(p, _)| p.as_bytes().to_vec()).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
     let mut texts = BTreeMap::new();
     let mut problems = Vec::new();
-    if moved {
-        for (path, text) in &names {
-            let path = units::path_of(path);
-            let Some(file) = tree::file(listing, &path) else { continue };
-            let new = match (text, is_dep_info(&path)) {
-                (_, true) => dep_info(&store.read_blob(&file.hash)?, from, to),
-                (true, false) => from.translate(&store.read_blob(&file.hash)?, to),
-                (false, false) => continue,
-            };
-            match new {
-                Some(new) => drop(texts.insert(path, new)),
-                None => problems.push(path),
-            }
+    for (path, text) in &names {
+        let Some(file) = tree::file(listing, path) else { continue };
+        let new = match (text, is_dep_info(path)) {
+            (_, true) => dep_info(&store.read_blob(&file.hash)?, from, to),
+            (true, false) => text_here(&store.read_blob(&file.hash)?, from, to),
+            (false, false) => continue,
+        };
+        match new {
+            Some(new) => drop(texts.insert(path.clone(), new)),
+            None => problems.push(path.clone()),
         }
     }
     let mut units = snapshot.units.clone();
     for unit in &mut units {
         if let Some(path) = problems.iter().find(|p| belongs(unit, p)) {
-            unit.bound = format!("{path} names the other checkout in a way that cannot be rewritten");
+            unit.problem = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
     }
     let (verdicts, newest) = freshness::judge(&units, from, to, &inputs, &rewritten, now);
     let newest = if newest == 0 { now } else { newest };
 
-    let dropped = dropped(&units, &verdicts, moved);
+    let dropped = dropped(&units, &verdicts, moved.checkout);
     let times = times(listing, newest);
     let mut plan = Plan { files: Vec::new(), fresh: 0, stale: Vec::new(), saved_ms: 0, bytes: 0 };
     for (path, item) in listing {
@@ -117,6 +112,26 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
         }
     }
     Ok(plan)
+}
+
+/// Files that name what is elsewhere here, and whether they can be rewritten.
+fn foreign(snapshot: &Snapshot, moved: Moved) -> impl Iterator<Item = (RelPath, bool)> {
+    let named = snapshot.names.iter();
+    named
+        .filter(move |(_, n)| n.checkout && moved.checkout || n.packages && moved.packages)
+        .map(|(path, names)| (units::path_of(path), names.text))
+}
+
+/// Blobs that are read to plan a fork.
+pub fn read_blobs(snapshot: &Snapshot, listing: &Listing, to: &Place) -> Vec<Hash> {
+    let names = foreign(snapshot, Moved::of(&snapshot.place, to));
+    let read = names.filter(|(path, text)| *text || is_dep_info(path));
+    read.filter_map(|(path, _)| Some(tree::file(listing, &path)?.hash)).collect()
+}
+
+/// A text as it would be here.
+fn text_here(text: &[u8], from: &Place, to: &Place) -> Option<Vec<u8>> {
+    crate::launcher::moved(text, from, to).or_else(|| from.translate(text, to))
 }
 
 fn planned(
@@ -285,7 +300,7 @@ pub fn check_blobs(store: &Store, plan: &Plan) -> Result<()> {
     for file in &plan.files {
         if let What::Blob { hash, size } = file.what
             && known.insert(hash)
-            && !store.has_blob(&hash, size)?
+            && !store.can_show(&hash, size)?
         {
             return Err(anyhow::anyhow!("a blob of this snapshot is missing or damaged"))
                 .context(file.path.to_string());

@@ -33,7 +33,7 @@ pub fn judge(
     rewritten: &BTreeSet<Vec<u8>>,
     now_ns: i64,
 ) -> (Vec<Verdict>, i64) {
-    let moved = from.own() != to.own();
+    let moved = Moved::of(from, to);
     let paths: Vec<_> = units
         .iter()
         .flat_map(|u| &u.inputs)
@@ -66,10 +66,23 @@ pub fn judge(
     (verdicts, newest)
 }
 
+/// What is elsewhere than it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Moved {
+    pub checkout: bool,
+    pub packages: bool,
+}
+
+impl Moved {
+    pub fn of(from: &Place, to: &Place) -> Moved {
+        Moved { checkout: from.own() != to.own(), packages: from.cargo_home != to.cargo_home }
+    }
+}
+
 /// One unit without those that it depends on; the time of its newest input.
 fn alone(
     unit: &Unit,
-    moved: bool,
+    moved: Moved,
     to: &Place,
     inputs: &Inputs,
     rewritten: &BTreeSet<Vec<u8>>,
@@ -78,8 +91,11 @@ fn alone(
     if !unit.problem.is_empty() {
         return Err(unit.problem.clone());
     }
-    if moved && !unit.bound.is_empty() {
+    if moved.checkout && !unit.bound.is_empty() {
         return Err(unit.bound.clone());
+    }
+    if moved.packages && !unit.homebound.is_empty() {
+        return Err(unit.homebound.clone());
     }
     let mut newest = 0;
     for (spot, hash) in &unit.inputs {
@@ -102,7 +118,7 @@ fn alone(
 }
 
 /// What depends on a stale unit is stale.
-fn spread(units: &[Unit], verdicts: &mut [Verdict]) {
+pub fn spread(units: &[Unit], verdicts: &mut [Verdict]) {
     let mut by_fingerprint: HashMap<u64, Vec<usize>> = HashMap::new();
     for (at, unit) in units.iter().enumerate() {
         by_fingerprint.entry(unit.fingerprint).or_default().push(at);

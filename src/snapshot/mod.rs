@@ -4,8 +4,9 @@
 //! * [`units`], [`depinfo`]: what cargo keeps about each unit of work. [`inputs`]: what it was made from.
 //! * [`place`], [`checkout`]: paths, repositories and workspaces, here and there. [`choose`]: which snapshot.
 //! * [`freshness`]: what is proven to be up to date here. [`fork`]: the tree that says so to cargo.
-//! * [`materialize`]: a fork without a mount.
+//! * [`materialize`]: a fork without a mount. [`abroad`]: snapshots on their way to other machines.
 
+pub mod abroad;
 pub mod checkout;
 pub mod choose;
 mod depinfo;
@@ -20,7 +21,7 @@ pub mod take;
 pub mod tree;
 mod units;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,18 @@ pub enum Request {
     Fork { place: Place, from: From, toolchain: String },
     /// Judge the units of a mount again.
     Refresh { place: Place },
+}
+
+impl Request {
+    /// The target directory that it is about.
+    pub fn target(&self) -> &Path {
+        match self {
+            Request::Know { place } | Request::Fork { place, .. } | Request::Refresh { place } => {
+                &place.target
+            }
+            Request::Take { dir } => dir,
+        }
+    }
 }
 
 /// What to fork.

@@ -29,12 +29,22 @@ pub struct Snapshot {
     /// Root of the tree.
     pub tree: Hash,
     pub units: Vec<Unit>,
-    /// Files (no incremental state) whose content names the donor, and whether they are text.
-    pub names: Vec<(Vec<u8>, bool)>,
+    /// Files (no incremental state) whose content names the donor or cargo's packages.
+    pub names: Vec<(Vec<u8>, Names)>,
+}
+
+/// What a file's content names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    pub checkout: bool,
+    /// Where cargo keeps packages.
+    pub packages: bool,
+    /// It is text, which can be rewritten.
+    pub text: bool,
 }
 
 /// Changes when [`Snapshot`] does; others are not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a mount shows, all of it sealed. Files that somebody is writing right now are left out: cargo will miss them.
 pub fn list_mount(mount: &Mount) -> Result<Listing> {
@@ -129,10 +139,25 @@ pub fn take(store: &Store, listing: &Listing, place: &Place, about: &About) -> R
     let found = units::find(listing, &read, place);
     let names = names(store, listing, place)?;
     let units = judge(store, listing, place, found, &names)?;
-    let (tree, mut blobs) = tree::save(store, listing)?;
-    let names = names.into_iter().map(|(path, text)| (path.as_bytes().to_vec(), text)).collect();
+    let (tree, blobs) = tree::save(store, listing)?;
+    let names = names.into_iter().map(|(path, names)| (path.as_bytes().to_vec(), names)).collect();
     let snapshot = Snapshot { version: VERSION, place: place.clone(), tree, units, names };
-    let root = store.add_bytes(&postcard::to_stdvec(&snapshot)?)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    keep(store, &snapshot, listing, blobs, about, toolchain(listing, &read), now)
+}
+
+/// Makes a snapshot findable whose tree has been saved. `blobs`: all that the tree needs; `created`: seconds since the
+/// Unix epoch.
+pub(super) fn keep(
+    store: &Store,
+    snapshot: &Snapshot,
+    listing: &Listing,
+    mut blobs: Vec<Hash>,
+    about: &About,
+    toolchain: String,
+    created: i64,
+) -> Result<SnapshotRow> {
+    let root = store.add_bytes(&postcard::to_stdvec(snapshot)?)?;
     blobs.push(root);
     blobs.push(*blake3::hash(b"").as_bytes());
     store.register_blobs(&blobs)?;
@@ -141,11 +166,11 @@ pub fn take(store: &Store, listing: &Listing, place: &Place, about: &About) -> R
     let row = SnapshotRow {
         id: blake3::Hash::from_bytes(root).to_hex()[..16].to_owned(),
         identity: about.identity,
-        workspace: place.workspace.clone(),
-        target: place.target.clone(),
+        workspace: snapshot.place.workspace.clone(),
+        target: snapshot.place.target.clone(),
         commit: about.commit.clone(),
-        toolchain: toolchain(listing, &read),
-        created: now,
+        toolchain,
+        created,
         used: now,
         pinned: false,
         root,
@@ -194,63 +219,95 @@ fn toolchain(listing: &Listing, read: &units::Reader) -> String {
         .to_owned()
 }
 
-/// Files that name the checkout, and whether each is text. What a file contains is remembered by its hash.
-fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<RelPath, bool>> {
-    let needles: Vec<&[u8]> = place.needles().iter().map(|p| p.as_os_str().as_bytes()).collect();
-    let salt = blake3::hash(&needles.join(&b'\n'));
-    let mut known: HashMap<Hash, u8> = HashMap::new();
+/// Files that name the checkout or cargo's packages. What a file contains is remembered by its hash.
+fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<RelPath, Names>> {
+    let needles = Needles::of(place);
+    let mut known: HashMap<Hash, Names> = HashMap::new();
     let mut names = BTreeMap::new();
     for (path, item) in listing {
         let Item::File(file) = item else { continue };
         if file.size == 0 || is_incremental(path) {
             continue;
         }
-        let class = match known.get(&file.hash) {
-            Some(class) => *class,
+        let found = match known.get(&file.hash) {
+            Some(found) => *found,
             None => {
-                let class = class(store, file, &salt, &needles)?;
-                known.insert(file.hash, class);
-                class
+                let found = needles.look(store, file)?;
+                known.insert(file.hash, found);
+                found
             }
         };
-        if class == TEXT || class == BINARY {
-            names.insert(path.clone(), class == TEXT);
+        if found.checkout || found.packages {
+            names.insert(path.clone(), found);
         }
     }
     Ok(names)
 }
 
-/// Changes when the classes below change meaning.
-const CLASSES: u8 = 1;
+/// What files are searched for.
+pub struct Needles {
+    checkout: Vec<Vec<u8>>,
+    packages: Vec<Vec<u8>>,
+}
 
-const NAMELESS: u8 = 0;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-/// Only debuggers would see it.
-const DEBUG: u8 = 3;
-
-fn class(store: &Store, file: &File, salt: &blake3::Hash, needles: &[&[u8]]) -> Result<u8> {
-    let mut key = blake3::Hasher::new();
-    key.update(&[CLASSES]).update(salt.as_bytes()).update(&file.hash);
-    let key = *key.finalize().as_bytes();
-    if let Some(&[class]) = store.fact("names", &key).ok().flatten().as_deref() {
-        return Ok(class);
-    }
-    let blob = store.open_blob(&file.hash)?;
-    let scanned = crate::store::scan_at(&blob, needles)?;
-    let class = if !scanned.contains.contains(&true) {
-        NAMELESS
-    } else {
-        let mut bytes = Vec::with_capacity(file.size as usize);
-        BufReader::new(blob).read_to_end(&mut bytes)?;
-        match is_text(&bytes) {
-            true => TEXT,
-            false if object::only_in_debug(&bytes, needles) => DEBUG,
-            false => BINARY,
+impl Needles {
+    pub fn of(place: &Place) -> Needles {
+        let bytes = |p: &Path| p.as_os_str().as_bytes().to_vec();
+        Needles {
+            checkout: place.needles().into_iter().map(bytes).collect(),
+            packages: place.shared().iter().map(|p| bytes(p)).collect(),
         }
-    };
-    let _ = store.set_fact("names", &key, &[class]);
-    Ok(class)
+    }
+
+    fn look(&self, store: &Store, file: &File) -> Result<Names> {
+        if let Some(known) = self.known(store, &file.hash) {
+            return Ok(known);
+        }
+        if !store.is_on_disk(&file.hash) && store.fetchable(&file.hash)?.is_some() {
+            // It was never here, so it was not made here. If it comes from another checkout at this very path, that
+            // was noted when it came.
+            return Ok(Names::default());
+        }
+        let blob = store.open_blob(&file.hash)?;
+        let groups =
+            [&self.checkout, &self.packages].map(|g| g.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let scanned = crate::store::scan_at(&blob, &groups.concat())?;
+        let (checkout, packages) = scanned.contains.split_at(self.checkout.len());
+        let mut found =
+            Names { checkout: checkout.contains(&true), packages: packages.contains(&true), text: false };
+        if found.checkout || found.packages {
+            let mut bytes = Vec::with_capacity(file.size as usize);
+            BufReader::new(blob).read_to_end(&mut bytes)?;
+            found.text = is_text(&bytes);
+            if !found.text {
+                // What only debuggers see does not count.
+                found.checkout = found.checkout && !object::only_in_debug(&bytes, &groups[0]);
+                found.packages = found.packages && !object::only_in_debug(&bytes, &groups[1]);
+            }
+        }
+        self.note(store, &file.hash, found);
+        Ok(found)
+    }
+
+    fn known(&self, store: &Store, hash: &Hash) -> Option<Names> {
+        postcard::from_bytes(&store.fact("names", &self.key(hash)).ok()??).ok()
+    }
+
+    /// Remembers what a file with this content names.
+    pub fn note(&self, store: &Store, hash: &Hash, names: Names) {
+        if let Ok(value) = postcard::to_stdvec(&names) {
+            let _ = store.set_fact("names", &self.key(hash), &value);
+        }
+    }
+
+    fn key(&self, hash: &Hash) -> Hash {
+        let mut key = blake3::Hasher::new();
+        key.update(&[VERSION as u8]);
+        for needle in self.checkout.iter().chain(&self.packages) {
+            key.update(&(needle.len() as u64).to_le_bytes()).update(needle);
+        }
+        *key.update(hash).finalize().as_bytes()
+    }
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -268,7 +325,7 @@ fn judge(
     listing: &Listing,
     place: &Place,
     found: Vec<Found>,
-    names: &BTreeMap<RelPath, bool>,
+    names: &BTreeMap<RelPath, Names>,
 ) -> Result<Vec<Unit>> {
     let inputs = Inputs::new(store, place, listing);
     let all: Vec<PathBuf> = found.iter().flat_map(|f| f.sources.iter().cloned()).collect();
@@ -282,7 +339,7 @@ fn judge_one(
     place: &Place,
     inputs: &Inputs,
     found: Found,
-    names: &BTreeMap<RelPath, bool>,
+    names: &BTreeMap<RelPath, Names>,
 ) -> Result<Unit> {
     let Found { mut unit, sources, outputs, run_dir, reference_ns } = found;
     if unit.problem.is_empty() {
@@ -305,21 +362,28 @@ fn judge_one(
         unit.inputs.dedup();
     }
     for output in &outputs {
-        if names.get(output) == Some(&false) {
-            unit.bound = format!("{output} names the checkout");
-        }
+        bind(&mut unit, output, names);
         if unit.took_ms == 0
             && let Some(file) = tree::file(listing, output)
         {
             unit.took_ms = store.took_ms(&file.hash)?.unwrap_or(0);
         }
     }
-    if let (Kind::RunBuildScript, Some(dir)) = (unit.kind, &run_dir)
-        && let Some((path, _)) = tree::below(listing, dir).find(|(p, _)| names.get(p) == Some(&false))
-    {
-        unit.bound = format!("{path} names the checkout");
+    if let (Kind::RunBuildScript, Some(dir)) = (unit.kind, &run_dir) {
+        tree::below(listing, dir).for_each(|(path, _)| bind(&mut unit, path, names));
     }
     Ok(unit)
+}
+
+/// A file of a unit that names something and cannot be rewritten ties the unit to it.
+fn bind(unit: &mut Unit, path: &RelPath, names: &BTreeMap<RelPath, Names>) {
+    let Some(names) = names.get(path).filter(|n| !n.text) else { return };
+    if names.checkout {
+        unit.bound = format!("{path} names the checkout");
+    }
+    if names.packages {
+        unit.homebound = format!("{path} names the place of cargo's packages");
+    }
 }
 
 fn nanos(time: SystemTime) -> i64 {

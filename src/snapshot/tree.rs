@@ -26,7 +26,7 @@ pub struct File {
     pub links: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Item {
     Dir,
     File(File),

@@ -37,6 +37,8 @@ pub struct Unit {
     pub problem: String,
     /// The same, for checkouts at another path.
     pub bound: String,
+    /// The same, where cargo keeps packages at another path.
+    pub homebound: String,
     /// How long it took, in milliseconds, if known.
     pub took_ms: u64,
 }
@@ -136,6 +138,7 @@ fn one(
         inputs: Vec::new(),
         problem: String::new(),
         bound: String::new(),
+        homebound: String::new(),
         took_ms: 0,
     };
     let mut found =
@@ -256,7 +259,7 @@ fn build_root(dep_path: &RelPath, local: &[serde_json::Value], place: &Place) ->
 }
 
 /// Directory of the profile, and the hash in the name of a unit's directory.
-fn profile_and_hash(dir: &RelPath) -> Option<(RelPath, Vec<u8>)> {
+pub(super) fn profile_and_hash(dir: &RelPath) -> Option<(RelPath, Vec<u8>)> {
     let (fingerprints, name) = tree::split(dir);
     let (profile, _) = tree::split(&fingerprints);
     let (_, hash) = name.rsplit_once_byte(b'-')?;
@@ -275,10 +278,10 @@ impl RsplitOnce for [u8] {
 }
 
 /// Compiled files by profile directory and the hash in their names.
-struct Outputs<'a>(HashMap<(RelPath, Vec<u8>), Vec<&'a RelPath>>);
+pub(super) struct Outputs<'a>(HashMap<(RelPath, Vec<u8>), Vec<&'a RelPath>>);
 
 impl<'a> Outputs<'a> {
-    fn of(listing: &'a Listing) -> Outputs<'a> {
+    pub(super) fn of(listing: &'a Listing) -> Outputs<'a> {
         let mut map: HashMap<_, Vec<&RelPath>> = HashMap::new();
         for (path, item) in listing {
             if !matches!(item, Item::File(_)) {
@@ -302,7 +305,7 @@ impl<'a> Outputs<'a> {
         Outputs(map)
     }
 
-    fn of_unit(&self, profile: &RelPath, hash: &[u8]) -> &[&'a RelPath] {
+    pub(super) fn of_unit(&self, profile: &RelPath, hash: &[u8]) -> &[&'a RelPath] {
         self.0.get(&(profile.clone(), hash.to_vec())).map_or(&[], Vec::as_slice)
     }
 }

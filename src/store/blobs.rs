@@ -347,6 +347,11 @@ impl Store {
         self.blob_path(hash).exists()
     }
 
+    /// Bytes of a blob that is here.
+    pub fn blob_size(&self, hash: &Hash) -> Option<u64> {
+        fs::symlink_metadata(self.blob_path(hash)).ok().map(|m| m.len())
+    }
+
     /// Opens a blob for reading.
     pub fn open_blob(&self, hash: &Hash) -> io::Result<File> {
         OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.blob_path(hash))

@@ -36,7 +36,7 @@ use rusqlite::Connection;
 
 pub use error::Result;
 pub use index::{EventFilter, Totals};
-pub use remote::Shared;
+pub use remote::{PortableFact, Shared};
 pub use scan::scan_at;
 pub use snapshots::{ForkTotals, SnapshotRow};
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use kache_wrapper::cache::{Entry, EntryKey, InvocationKey, Publication};
+use kache_wrapper::machine;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::blobs::RemoveOnDrop;
@@ -18,15 +19,17 @@ const LONGEST_RETRY: i64 = 3600;
 /// What a build used is forgotten after so long.
 const BUILD_AGE_NS: i64 = 30 * 24 * 3600 * 1_000_000_000;
 /// Facts that go along with an entry: about the content of its outputs, and true on every machine.
-const PORTABLE_FACTS: [&str; 2] = ["crate", "words"];
+const PORTABLE_FACTS: [&str; 3] = ["crate", machine::WORDS, machine::NATIVE];
 
 /// An entry with all that belongs to it.
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub publication: Publication,
-    /// Space, hash of an output, value.
-    pub facts: Vec<(String, Hash, Vec<u8>)>,
+    pub facts: Vec<PortableFact>,
 }
+
+/// Space, hash of an output, value.
+pub type PortableFact = (String, Hash, Vec<u8>);
 
 /// A blob that is being written; gone when dropped before it is published.
 pub struct Incoming {
@@ -50,6 +53,7 @@ impl Drop for Incoming {
 impl Store {
     // ---- uploads
 
+    /// What waits is the key of an entry, or the root of a snapshot.
     pub fn enqueue_upload(&self, place: &str, key: &EntryKey) -> Result<()> {
         self.with(|conn| {
             conn.prepare_cached("INSERT OR IGNORE INTO uploads (place, key) VALUES (?, ?)")?
@@ -58,10 +62,14 @@ impl Store {
         })
     }
 
-    /// Every entry, for a remote that was not there when they were made. Returns how many are waiting.
+    /// Every entry and snapshot, for a remote that was not there when they were made. Returns how many are waiting.
     pub fn enqueue_all(&self, place: &str) -> Result<u64> {
         self.with(|conn| {
-            conn.execute("INSERT OR IGNORE INTO uploads (place, key) SELECT ?, key FROM entries", [place])
+            conn.execute(
+                "INSERT OR IGNORE INTO uploads (place, key)
+                 SELECT ?1, key FROM entries UNION ALL SELECT ?1, root FROM snapshots",
+                [place],
+            )
         })?;
         self.uploads_waiting(place)
     }
@@ -123,11 +131,7 @@ impl Store {
         let Some((invocation, record)) = found else { return Ok(None) };
         let mut facts = Vec::new();
         for output in &entry.outputs {
-            for space in PORTABLE_FACTS {
-                if let Some(value) = self.find_fact(space, &output.blob)? {
-                    facts.push((space.to_owned(), output.blob, value));
-                }
-            }
+            facts.extend(self.facts_of(&output.blob)?);
         }
         let publication = Publication { invocation: InvocationKey(invocation), record, key: *key, entry };
         Ok(Some(Shared { publication, facts }))
@@ -137,28 +141,63 @@ impl Store {
     /// here about the content of its outputs stays as it is.
     pub fn import(&self, shared: &Shared) -> Result<()> {
         let outputs = &shared.publication.entry.outputs;
-        for (space, hash, value) in &shared.facts {
-            let Some(space) = PORTABLE_FACTS.into_iter().find(|s| s == space) else { continue };
-            if outputs.iter().any(|o| &o.blob == hash) && self.find_fact(space, hash)?.is_none() {
-                self.pending().facts.insert((space, *hash), value.clone());
-            }
-        }
+        let of_outputs = shared.facts.iter().filter(|(_, hash, _)| outputs.iter().any(|o| &o.blob == hash));
+        self.import_facts(of_outputs)?;
         if !self.has_entry(&shared.publication.key)? {
             self.publish_entry(&shared.publication)?;
         }
-        let absent: Vec<_> = outputs.iter().filter(|o| !self.is_on_disk(&o.blob)).collect();
+        self.promise(outputs.iter().map(|o| (o.blob, o.size, o.executable)))
+    }
+
+    /// These blobs (hash, size, whether executable) are here or can be fetched.
+    pub fn promise(&self, blobs: impl Iterator<Item = (Hash, u64, bool)>) -> Result<()> {
+        let absent: Vec<_> = blobs.filter(|(hash, ..)| !self.is_on_disk(hash)).collect();
         if absent.is_empty() {
             return Ok(());
         }
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for output in &absent {
+            for (hash, size, executable) in &absent {
                 tx.prepare_cached(
                     "INSERT OR REPLACE INTO remote_blobs (hash, size, executable) VALUES (?,?,?)",
                 )?
-                .execute(params![output.blob, output.size as i64, output.executable])?;
+                .execute(params![hash, *size as i64, executable])?;
             }
             tx.commit()
+        })
+    }
+
+    /// What is known of an output's content and true on every machine.
+    pub fn facts_of(&self, blob: &Hash) -> Result<Vec<PortableFact>> {
+        let mut facts = Vec::new();
+        for space in PORTABLE_FACTS {
+            if let Some(value) = self.find_fact(space, blob)? {
+                facts.push((space.to_owned(), *blob, value));
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Takes in what is not known here.
+    pub fn import_facts<'a>(&self, facts: impl Iterator<Item = &'a PortableFact>) -> Result<()> {
+        for (space, hash, value) in facts {
+            let Some(space) = PORTABLE_FACTS.into_iter().find(|s| s == space) else { continue };
+            if self.find_fact(space, hash)?.is_none() {
+                self.pending().facts.insert((space, *hash), value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Input records of all entries that have this blob as an output.
+    pub fn records_behind(&self, blob: &Hash) -> Result<Vec<Vec<u8>>> {
+        self.with(|conn| {
+            conn.prepare_cached(
+                "SELECT record_bodies.body FROM entry_blobs JOIN entries ON entries.id = entry_blobs.entry
+                 JOIN record_bodies ON record_bodies.id = entries.record WHERE hash = ?",
+            )?
+            .query_map([blob], |row| row.get(0))?
+            .collect()
         })
     }
 
@@ -175,6 +214,14 @@ impl Store {
                 .query_row([hash], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))
                 .optional()
         })
+    }
+
+    /// Is this blob here, or will it come when somebody opens it?
+    pub fn can_show(&self, hash: &Hash, size: u64) -> Result<bool> {
+        if !self.is_on_disk(hash) && self.fetchable(hash)?.is_some_and(|(s, _)| s == size) {
+            return Ok(true);
+        }
+        self.has_blob(hash, size)
     }
 
     /// It is here now.

@@ -166,6 +166,15 @@ impl Store {
         })
     }
 
+    /// The snapshot with this root.
+    pub fn snapshot_of(&self, root: &Hash) -> Result<Option<SnapshotRow>> {
+        self.with(|conn| {
+            conn.prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE root = ?"))?
+                .query_row([root], row_of)
+                .optional()
+        })
+    }
+
     pub fn remove_snapshot(&self, id: &str) -> Result<()> {
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;

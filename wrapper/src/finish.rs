@@ -11,6 +11,7 @@ use crate::cache::{Cache, Dest, Entry, EntryKey, Invocation, Output, Publication
 use crate::compile::Ran;
 use crate::depinfo::{self, DepInfo};
 use crate::lookup::{Plan, Store};
+use crate::machine;
 use crate::prefixes::MARK;
 use crate::record::{Input, InputRecord};
 
@@ -72,6 +73,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         needles.iter().copied().chain(packed.iter().map(|(t, n)| (*t, n.as_slice()))).collect();
     let patterns: Vec<&[u8]> = all.iter().map(|(_, n)| *n).collect();
 
+    let native = compile.codegen("target-cpu") == Some(OsStr::new("native"));
     let mut stored = Vec::with_capacity(outputs.len());
     for (dest, path) in outputs {
         let executable = cache.stat(&path)?.is_some_and(|id| id.executable);
@@ -86,6 +88,9 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
             if *found {
                 record.bind(*token);
             }
+        }
+        if native {
+            cache.set_fact(machine::NATIVE, &ingested.hash, &[])?;
         }
         stored.push(Output { dest, blob: ingested.hash, size: ingested.size, executable, sharing });
     }

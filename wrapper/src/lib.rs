@@ -18,6 +18,7 @@ mod hasher;
 pub mod key;
 mod linker;
 pub mod lookup;
+pub mod machine;
 mod macros;
 mod natives;
 mod prefixes;

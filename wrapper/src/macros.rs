@@ -119,7 +119,7 @@ pub(crate) fn words(cache: &dyn Cache, library: &std::path::Path) -> Result<Vec<
     Ok(found)
 }
 
-fn extract(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn extract(bytes: &[u8]) -> Vec<u8> {
     let is_word = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_';
     let words: BTreeSet<&[u8]> = bytes
         .split(|b| !is_word(b))

@@ -152,6 +152,17 @@ fn is_ambient(name: &OsStr) -> bool {
     macros::is_ambient(name) || name.to_str().is_some_and(|n| NOT.contains(&n))
 }
 
+/// Does a variable belong to the session's user rather than to the session or to cargo?
+pub fn is_of_user(name: &OsStr) -> bool {
+    !cargo_sets(name) && !is_ambient(name)
+}
+
+/// May a program with these words read it? One that is no word of capitals may be read by any.
+pub fn may_be_read(name: &OsStr, words: &[u8]) -> bool {
+    let capitals = name.as_bytes().iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
+    !capitals || occurs(name, words, b"")
+}
+
 fn is_spelling(name: &str, of: &str) -> bool {
     name == of
         || name.strip_prefix(of).is_some_and(|rest| rest.starts_with('_'))

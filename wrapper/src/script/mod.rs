@@ -23,8 +23,10 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use self::directives::Declared;
+pub(crate) use self::environment::{is_of_user, may_be_read};
 use self::outputs::{After, Found};
 use self::tools::Habits;
+pub(crate) use self::tools::all as all_tools;
 use self::tree::Which;
 pub use self::watch::Watch;
 use crate::args::Compile;
@@ -35,7 +37,7 @@ use crate::hasher::Hasher;
 use crate::lookup::{self, Hit};
 use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, Prefixes, SYSROOT, TARGET, WORKSPACE};
 use crate::record::{self, Input, InputRecord};
-use crate::{key, toolchain};
+use crate::{key, machine, toolchain};
 
 pub const KIND: &str = "build-script-run";
 
@@ -147,6 +149,11 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
             None => missing.push(key),
             Some(entry) => {
                 if let Some(hit) = script.restore(cache, key, entry) {
+                    if let ScriptLookup::Hit { hit, .. } = &hit
+                        && !machine::is_bound(bytes)
+                    {
+                        note_run(cache, &script.program, &hit.stdout)?;
+                    }
                     return Ok(hit);
                 }
             }
@@ -395,6 +402,9 @@ pub fn finish(
         return unstored("an input is gone");
     };
     record.remember(cache, inv, &invocation, &script.prefixes)?;
+    if !machine::is_bound(&record.to_bytes()?) {
+        note_run(cache, &script.program, &ran.stdout)?;
+    }
     let entry = Entry {
         crate_name: script.name.clone(),
         kind: KIND.to_owned(),
@@ -407,6 +417,12 @@ pub fn finish(
     let bytes = entry.bytes();
     cache.publish(&Publication { invocation, record: record.to_bytes()?, key, entry })?;
     Ok(Finished::Stored(key, bytes))
+}
+
+/// Remembers that a run is one that may be restored anywhere.
+fn note_run(cache: &dyn Cache, program: &Path, stdout: &[u8]) -> Result<()> {
+    let Some(program) = cache.hash_file(program)? else { return Ok(()) };
+    cache.set_fact(machine::RAN, &machine::run_name(&program, blake3::hash(stdout).as_bytes()), &[])
 }
 
 fn changed_meanwhile(

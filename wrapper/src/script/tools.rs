@@ -84,6 +84,16 @@ impl Habits {
     }
 }
 
+/// Identity of everything that any script (or linker) may run and take from the system.
+pub fn all(cache: &dyn Cache, inv: &Invocation) -> Result<[u8; 32]> {
+    const LINKERS: &[&str] = &["clang", "mold", "lld", "ld.lld", "wild"];
+    let mut habits = Habits::read(b"CFLAGS pkg-config cmake libclang");
+    habits.programs.extend(LINKERS.iter().map(|&p| p.to_owned()));
+    let mut h = Hasher::new("all-tools");
+    add_to_key(&mut h, cache, inv, &habits, &Prefixes::default())?;
+    Ok(h.finish())
+}
+
 /// Adds identities to a key.
 pub fn add_to_key(
     h: &mut Hasher,
