@@ -190,14 +190,14 @@ impl Engine {
                 if here.as_ref().is_some_and(|row| row.commit == about.commit) || toolchain.is_empty() {
                     return Ok(here);
                 }
-                let found = self.from_elsewhere(hosted, place, &about, toolchain, here.as_ref());
+                let found = self.elsewhere(hosted, place, &about, toolchain, here.as_ref());
                 Ok(found.or(here))
             }
         }
     }
 
     /// A snapshot that is nearer than the best one here, from the remote of whoever mounts.
-    fn from_elsewhere(
+    fn elsewhere(
         &self,
         hosted: &Hosted,
         place: &Place,

@@ -1,15 +1,16 @@
 //! Lookups that may end at another machine's result.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kache_wrapper::build;
-use kache_wrapper::cache::{self, Content, Invocation, Placement, Settings};
+use kache_wrapper::cache::{self, Cache, Content, Invocation, Placement, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Lookup};
 
 use super::engine::{Engine, Hosted};
-use crate::remote::{self, Session, Sharing};
+use crate::remote::{self, Promised, Session, Sharing};
 
 impl Engine {
     /// Looks an invocation up here, and if it is not here, where its builder shares results. `remote` is the
@@ -38,10 +39,29 @@ impl Engine {
         {
             found = lookup::lookup(self, inv, settings)?;
         }
+        if let Lookup::Miss(plan) = &found
+            && lazy
+        {
+            session.bring_soon(self.not_here(&plan.reads(self)?)?);
+        }
         if let Lookup::Hit(hit) = &found {
             remote::used(&self.store, build.as_ref(), &hit.key);
         }
         Ok(found)
+    }
+
+    /// Blobs of files that are shown and would have to be fetched.
+    fn not_here(&self, files: &[PathBuf]) -> cache::Result<Vec<Promised>> {
+        let mut wanted = Vec::new();
+        for file in files {
+            if let Some(hash) = self.hash_file(file)?
+                && !self.store.is_on_disk(&hash)
+                && let Some((size, executable)) = self.store.fetchable(&hash)?
+            {
+                wanted.push((hash, size, executable));
+            }
+        }
+        Ok(wanted)
     }
 
     /// The mount that outputs will be views in.

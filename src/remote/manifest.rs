@@ -21,6 +21,9 @@ use crate::store::Store;
 /// Key of an entry, and its outputs.
 type Needed = (Hash, Vec<Output>);
 
+/// A blob's hash and size, and whether it is a program.
+pub type Promised = (Hash, u64, bool);
+
 /// A manifest is asked for again after so long.
 const FRESH: Duration = Duration::from_secs(600);
 /// Blobs up to this size travel inside the manifest …
@@ -178,27 +181,37 @@ impl Session {
         self.handle.spawn(async move {
             let needed = session.ordered(needed, planner).await;
             let outputs = needed.into_iter().flat_map(|(_, outputs)| outputs);
-            let slots = Arc::new(Semaphore::new(session.bucket.settings().concurrency));
-            let mut seen = HashSet::new();
-            let mut tasks = JoinSet::new();
-            for output in outputs.filter(|o| seen.insert(o.blob)) {
-                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-                if session.patience().is_none() {
-                    return;
-                }
-                let session = Arc::clone(&session);
-                tasks.spawn(async move {
-                    let one = session.one_fetch(&output.blob);
-                    let (store, bucket) = (&session.store, &session.bucket);
-                    // Whoever needs it will meet the same error and deal with it.
-                    let _ = fetch(store, bucket, &one, &output.blob, output.size, output.executable).await;
-                    drop(slot);
-                });
-                while tasks.try_join_next().is_some() {}
-            }
-            while tasks.join_next().await.is_some() {}
-            session.forget_fetches(&seen);
+            session.bring(outputs.map(|o| (o.blob, o.size, o.executable)).collect()).await;
         });
+    }
+
+    /// Begins to fetch blobs in the background, the first ones first. Whoever opens one meanwhile waits for it.
+    pub fn bring_soon(self: &Arc<Self>, wanted: Vec<Promised>) {
+        if !wanted.is_empty() {
+            self.handle.spawn(Arc::clone(self).bring(wanted));
+        }
+    }
+
+    async fn bring(self: Arc<Self>, wanted: Vec<Promised>) {
+        let slots = Arc::new(Semaphore::new(self.bucket.settings().concurrency));
+        let mut seen = HashSet::new();
+        let mut tasks = JoinSet::new();
+        for (hash, size, executable) in wanted.into_iter().filter(|(hash, ..)| seen.insert(*hash)) {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            if self.patience().is_none() {
+                return;
+            }
+            let session = Arc::clone(&self);
+            tasks.spawn(async move {
+                let one = session.one_fetch(&hash);
+                // Whoever needs it will meet the same error and deal with it.
+                let _ = fetch(&session.store, &session.bucket, &one, &hash, size, executable).await;
+                drop(slot);
+            });
+            while tasks.try_join_next().is_some() {}
+        }
+        while tasks.join_next().await.is_some() {}
+        self.forget_fetches(&seen);
     }
 
     /// Uploads a manifest for every recent build of this machine that has changed. Returns how many.

@@ -19,6 +19,7 @@ use kache_wrapper::build::Build;
 use kache_wrapper::cache::EntryKey;
 use tokio::runtime::Runtime;
 
+pub use manifest::Promised;
 pub use session::Session;
 pub use snapshot::{is_worth_sharing, line, taken};
 pub use upload::Progress;

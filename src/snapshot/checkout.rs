@@ -137,20 +137,14 @@ impl Git {
 /// `git@host:project.git` and `https://user:secret@host/project` are one place.
 fn same_for_all(url: &str) -> String {
     let url = url.trim_end_matches('/').trim_end_matches(".git");
-    let (has_scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if scheme != "file" => (true, rest),
-        _ => (false, url),
+    let (host, path) = match url.split_once("://") {
+        Some(("file", _)) => return url.to_owned(),
+        Some((_, rest)) => rest.split_once('/').unwrap_or((rest, "")),
+        None => match url.split_once(':') {
+            Some((host, path)) if !host.contains('/') => (host, path),
+            _ => return url.to_owned(),
+        },
     };
-    let short =
-        |rest: &str| !rest.starts_with(['/', '.']) && rest.split('/').next().is_some_and(|h| h.contains(':'));
-    if !has_scheme && !short(rest) {
-        return url.to_owned();
-    }
-    let (host, path) = match has_scheme {
-        true => rest.split_once('/'),
-        false => rest.split_once(':'),
-    }
-    .unwrap_or((rest, ""));
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     let host = host.split(':').next().unwrap_or(host);
     format!("{host}/{}", path.trim_start_matches('/'))

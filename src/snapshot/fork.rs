@@ -19,6 +19,7 @@ use super::depinfo::{DepInfo, Root};
 use super::freshness::{self, Moved, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
+use super::rehome;
 use super::take::Snapshot;
 use super::tree::{self, Item, Listing};
 use super::units::{self, Kind, Unit};
@@ -85,6 +86,13 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
         if let Some(path) = problems.iter().find(|p| belongs(unit, p)) {
             unit.problem = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
+    }
+    if moved.packages {
+        let read = |path: &RelPath| match tree::file(listing, path) {
+            Some(file) => Ok(store.read_blob(&file.hash)?),
+            None => anyhow::bail!("there is no {path}"),
+        };
+        texts.extend(rehome::rehome(&mut units, &read, from, to));
     }
     let (verdicts, newest) = freshness::judge(&units, from, to, &inputs, &rewritten, now);
     let newest = if newest == 0 { now } else { newest };

@@ -3,6 +3,7 @@
 //! * [`tree`]: directories as blobs. [`take`]: from a target directory to a snapshot.
 //! * [`units`], [`depinfo`]: what cargo keeps about each unit of work. [`inputs`]: what it was made from.
 //! * [`place`], [`checkout`]: paths, repositories and workspaces, here and there. [`choose`]: which snapshot.
+//! * [`rehome`]: what cargo knows units by, where its packages lie elsewhere.
 //! * [`freshness`]: what is proven to be up to date here. [`fork`]: the tree that says so to cargo.
 //! * [`materialize`]: a fork without a mount. [`abroad`]: snapshots on their way to other machines.
 
@@ -17,6 +18,7 @@ pub mod materialize;
 mod object;
 pub mod place;
 pub mod refresh;
+mod rehome;
 pub mod take;
 pub mod tree;
 mod units;

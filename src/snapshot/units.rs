@@ -364,6 +364,11 @@ fn from_hex(text: &[u8]) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().map(u64::swap_bytes)
 }
 
+/// The same back.
+pub fn to_hex(fingerprint: u64) -> Vec<u8> {
+    format!("{:016x}", fingerprint.swap_bytes()).into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +376,7 @@ mod tests {
     #[test]
     fn hashes_are_read_as_cargo_writes_them() {
         assert_eq!(from_hex(b"0100000000000000"), Some(1));
+        assert_eq!(to_hex(1), b"0100000000000000");
         assert_eq!(from_hex(b""), None);
         assert_eq!(from_hex(b"01000000000000000"), None);
     }

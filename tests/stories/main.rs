@@ -43,6 +43,7 @@ mod unmounted {
 /// Machines that know nothing of each other but a bucket.
 mod shared {
     mod lazy;
+    mod packages;
     mod restore;
     mod snapshot;
     mod trouble;

@@ -64,6 +64,21 @@ impl Closure {
         Ok(())
     }
 
+    /// Files of all crates that the compiler will read, the direct dependencies first.
+    pub fn files(&self, cache: &dyn Cache, compile: &Compile) -> Result<Vec<PathBuf>> {
+        let mut found = compile.externs.clone();
+        let code = compile.bundles_dependencies();
+        for name in &self.crates {
+            found.extend(self.find(cache, compile, name, false)?);
+            if code {
+                found.extend(self.find(cache, compile, name, true)?);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        found.retain(|path| seen.insert(path.clone()));
+        Ok(found)
+    }
+
     /// Shared libraries in it: proc macros, and dylib crates.
     pub fn dynamic(&self, cache: &dyn Cache, compile: &Compile) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();

@@ -102,6 +102,13 @@ pub struct Plan {
     pub scratch: Option<Scratch>,
 }
 
+impl Plan {
+    /// Files of other crates that the compiler will read, the most important first.
+    pub fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
+        self.closure.files(cache, &self.compile)
+    }
+}
+
 /// What happens to the result of a compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Store {

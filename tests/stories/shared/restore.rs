@@ -5,7 +5,12 @@ use crate::support::{Checkout, World};
 
 /// A checkout on a machine of its own, that shares through the server.
 pub fn machine(world: &World, name: &str, server: &Server) -> Checkout {
-    let mut checkout = world.checkout(name, "workspace").env("KACHE_DAEMON_IDLE_TIMEOUT", "10m");
+    shares(world.checkout(name, "workspace"), server)
+}
+
+/// The same checkout, by somebody who shares through the server.
+pub fn shares(checkout: Checkout, server: &Server) -> Checkout {
+    let mut checkout = checkout.env("KACHE_DAEMON_IDLE_TIMEOUT", "10m");
     for (name, value) in server.env() {
         checkout = checkout.env(name, value);
     }

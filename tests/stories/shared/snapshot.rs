@@ -63,6 +63,24 @@ fn an_edit_downloads_what_the_compiler_reads() {
 }
 
 #[test]
+fn what_a_compiler_will_read_is_on_its_way_before_it_asks() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    donor(&one, &server);
+    let second = machine(&two, "second", &server);
+    mount(&second);
+    server.seen();
+    // It does not come so far as to read anything.
+    second.edit("app/src/main.rs", "fn main() {", "fn main( {");
+    assert!(!second.cargo("build").success);
+    let began = std::time::Instant::now();
+    while about(&server.seen(), "blobs") == 0 {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "nothing came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn what_came_from_elsewhere_can_be_forked_again() {
     let server = Server::start();
     let (one, two) = (mounted(), mounted());
