@@ -40,7 +40,7 @@ enum Command {
 pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
     match args.command {
         Command::Start => {
-            say_hello(start::ensure_current(config)?, config);
+            say_hello(start::ensure_current(config)?)?;
             println!("the daemon is running");
         }
         Command::Stop => match stop(config)? {
@@ -48,7 +48,7 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
             false => println!("no daemon is running"),
         },
         Command::Restart => {
-            say_hello(start::restart(config)?, config);
+            say_hello(start::restart(config)?)?;
             println!("the daemon is running");
         }
         Command::Status { json } => return status(config, json),
@@ -64,14 +64,11 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Mounts that the daemon has brought back may show what is in our remote.
-fn say_hello(mut client: Client, config: &Config) {
-    if config.remote.is_some()
-        && let Ok(inv) = super::fork::here()
-        && let Err(error) = client.ask(Body::Hello(Box::new(inv)), Duration::from_secs(10))
-    {
-        tracing::warn!(%error, "the daemon was not told of the remote");
-    }
+/// Waits until it has brought its mounts back; they may show what is in our remote.
+fn say_hello(mut client: Client) -> Result<()> {
+    let hello = Body::Hello(Box::new(super::fork::here()?));
+    client.ask(hello, Duration::from_secs(60)).context("the daemon does not answer")?;
+    Ok(())
 }
 
 fn stop(config: &Config) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! What one machine has built, another one mounts: it has nothing to build, and downloads what it opens.
 
-use super::restore::machine;
-use crate::s3::{Fault, Seen, Server};
+use super::restore::{machine, shares};
+use crate::s3::{ACCESS_KEY, BUCKET, Fault, SECRET_KEY, Seen, Server};
 use crate::support::world::Who;
 use crate::support::{Checkout, World};
 
@@ -153,4 +153,129 @@ fn a_remote_that_is_away_is_no_reason_not_to_mount() {
     assert!(!mount(&second).contains("forked"));
     second.cargo("build").ok();
     assert_eq!(second.prints("target/debug/app"), first.prints("target/debug/app"));
+}
+
+#[test]
+fn a_new_daemon_knows_where_views_come_from() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    let first = donor(&one, &server);
+    let second = machine(&two, "second", &server);
+    mount(&second);
+    server.seen();
+    second.kache_prints("daemon restart");
+    assert_eq!(second.prints("target/debug/app"), first.prints("target/debug/app"));
+    assert_eq!(about(&server.seen(), "blobs"), 1);
+    let found = second.command("grep").args(["-rlF", SECRET_KEY]).arg(two.cache()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+#[test]
+fn a_new_daemon_that_nobody_tells_anything_looks_where_the_last_one_was_told() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    let first = donor(&one, &server);
+    let second = two.checkout("second", "workspace");
+    second.sh("mkdir -p ~/.config/kache");
+    let endpoint = server.endpoint();
+    let config = format!(
+        "[cache.remote]\nbucket = \"{BUCKET}\"\nendpoint = \"{endpoint}\"\n\
+         access_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n"
+    );
+    std::fs::write(two.root().join("homes/second/.config/kache/config.toml"), config).unwrap();
+    assert!(mount(&second).contains("9 of 9 units fresh"));
+    let pid = two.daemon();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    two.wait_for_end(pid);
+    // Somebody else's home, and no word of a remote.
+    assert!(two.kache("daemon start").status.success());
+    assert_eq!(second.prints("target/debug/app"), first.prints("target/debug/app"));
+}
+
+#[test]
+fn what_a_macro_may_have_read_must_be_the_same() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    let first = machine(&one, "first", &server).env("STORY_MACRO_VAR", "one");
+    first.cargo("build").ok();
+    first.kache_prints("sync");
+    let second = machine(&two, "second", &server).env("STORY_MACRO_VAR", "two");
+    let said = second.kache_prints("fork --verbose");
+    assert!(said.contains("a variable that it may have read differs"), "{said}");
+    second.cargo("build").ok();
+    let plain = second.plain("build");
+    assert_eq!(second.prints("target/debug/app"), second.prints(plain.join("debug/app")));
+    assert!(second.prints("target/debug/app").contains("two"));
+}
+
+/// A repository with one commit for each text, that has the project's address.
+fn repository(checkout: &Checkout) {
+    checkout.sh("echo target > .gitignore
+         git init -q -b main && git config user.email a@b && git config user.name n
+         git remote add origin https://example.org/project.git && git add . && git commit -qm one");
+}
+
+#[test]
+fn the_nearest_commit_is_taken() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    let first = machine(&one, "first", &server).env("CI", "1");
+    repository(&first);
+    let commit = |text: &str| {
+        first.edit("app/src/main.rs", "fn main() {", &format!("fn main() {{\n    println!(\"{text}\");"));
+        first.sh("git commit -qam more");
+        first.cargo("build").ok();
+        first.kache_prints("sync");
+    };
+    first.cargo("build").ok();
+    first.kache_prints("sync");
+    let base = first.sh("git rev-parse HEAD");
+    commit("another branch");
+    first.sh(&format!("git checkout -q -b topic {base}"));
+    commit("this branch");
+    first.sh("git commit -q --allow-empty -m last && git checkout -q main");
+    commit("later on the other branch");
+    assert_eq!(server.objects("/snapshots/").len(), 4);
+
+    let dir = two.root().join("second");
+    let second = shares(two.empty_checkout(&dir), &server);
+    second.sh(&format!(
+        "git init -q && git fetch -q {0} topic main && git checkout -q FETCH_HEAD
+         git remote add origin git@example.org:project",
+        first.dir().display()
+    ));
+    let said = mount(&second);
+    assert!(said.contains("9 of 9 units fresh"), "{said}");
+    second.cargo("build").ok().fresh();
+    assert!(second.prints("target/debug/app").starts_with("this branch"));
+}
+
+#[test]
+fn a_checkout_with_changes_is_shared_when_asked_only() {
+    let server = Server::start();
+    let world = mounted();
+    let first = machine(&world, "first", &server).env("CI", "1");
+    repository(&first);
+    first.edit("app/src/main.rs", "fn main() {", "fn main() {\n    println!(\"edited\");");
+    first.cargo("build").ok();
+    first.kache_prints("umount target");
+    first.kache_prints("sync");
+    assert!(server.objects("/snapshots/").is_empty());
+    first.kache_prints("snapshot target");
+    first.kache_prints("sync");
+    assert_eq!(server.objects("/snapshots/").len(), 1);
+}
+
+#[test]
+fn collection_leaves_what_a_mount_shows_and_forgets_what_nobody_does() {
+    let server = Server::start();
+    let (one, two) = (mounted(), mounted());
+    let first = donor(&one, &server);
+    let second = machine(&two, "second", &server);
+    mount(&second);
+    second.kache_prints("gc --max-size 1");
+    assert_eq!(second.prints("target/debug/app"), first.prints("target/debug/app"));
+    second.kache_prints("gc --max-size 1");
+    second.cargo("build").ok().fresh();
+    second.kache_prints("mounts");
 }
