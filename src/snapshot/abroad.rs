@@ -125,6 +125,7 @@ fn digest<'a>(units: impl IntoIterator<Item = &'a &'a Unit>) -> Hash {
         units.into_iter().map(|u| (u.dir.as_slice(), u.name.as_str(), u.fingerprint)).collect();
     all.sort_unstable();
     let mut hash = blake3::Hasher::new();
+    hash.update(&VERSION.to_le_bytes()).update(&take::VERSION.to_le_bytes());
     for (dir, name, fingerprint) in all {
         hash.update(dir).update(&[0]).update(name.as_bytes()).update(&[0]);
         hash.update(&fingerprint.to_le_bytes());

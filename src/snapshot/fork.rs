@@ -95,7 +95,6 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
         texts.extend(rehome::rehome(&mut units, &read, from, to));
     }
     let (verdicts, newest) = freshness::judge(&units, from, to, &inputs, &rewritten, now);
-    let newest = if newest == 0 { now } else { newest };
 
     let dropped = dropped(&units, &verdicts, moved.checkout);
     let times = times(listing, newest);

@@ -24,7 +24,7 @@ impl Verdict {
 }
 
 /// Judges all units. `rewritten`: paths in the tree whose text will be another.
-/// Returns the verdicts, and the time of the newest of all inputs of fresh units.
+/// Returns the verdicts, and a time that is not older than any input of a fresh unit.
 pub fn judge(
     units: &[Unit],
     from: &Place,
@@ -41,12 +41,13 @@ pub fn judge(
         .filter_map(|(spot, _)| to.path(spot))
         .collect();
     inputs.hash_all(&paths);
-    let mut newest = 0;
+    let (mut newest, mut newest_package) = (0, 0);
     let mut verdicts: Vec<Verdict> = units
         .iter()
         .map(|unit| match alone(unit, moved, to, inputs, rewritten, now_ns) {
-            Ok(time) => {
-                newest = newest.max(time);
+            Ok((own, package)) => {
+                newest = newest.max(own);
+                newest_package = newest_package.max(package);
                 Verdict::Fresh
             }
             Err(reason) => Verdict::Stale(reason),
@@ -63,7 +64,9 @@ pub fn judge(
         }
     }
     spread(units, &mut verdicts);
-    (verdicts, newest)
+    // Packages may have times of long ago.
+    let newest = if newest == 0 { now_ns } else { newest };
+    (verdicts, newest.max(newest_package))
 }
 
 /// What is elsewhere than it was.
@@ -79,7 +82,7 @@ impl Moved {
     }
 }
 
-/// One unit without those that it depends on; the time of its newest input.
+/// One unit without those that it depends on; the times of its newest input in the checkout, and in a package.
 fn alone(
     unit: &Unit,
     moved: Moved,
@@ -87,7 +90,7 @@ fn alone(
     inputs: &Inputs,
     rewritten: &BTreeSet<Vec<u8>>,
     now_ns: i64,
-) -> Result<i64, String> {
+) -> Result<(i64, i64), String> {
     if !unit.problem.is_empty() {
         return Err(unit.problem.clone());
     }
@@ -97,7 +100,7 @@ fn alone(
     if moved.packages && !unit.homebound.is_empty() {
         return Err(unit.homebound.clone());
     }
-    let mut newest = 0;
+    let (mut newest, mut newest_package) = (0, 0);
     for (spot, hash) in &unit.inputs {
         let path = to.path(spot).ok_or("an input has no place here")?;
         if spot.base == Base::Target && rewritten.contains(&spot.rel) {
@@ -107,14 +110,16 @@ fn alone(
         if state.hash != *hash {
             return Err(format!("{} is different", path.display()));
         }
-        if spot.base != Base::Target {
-            newest = newest.max(state.mtime_ns);
+        match spot.base {
+            Base::Target => {}
+            Base::CargoHome => newest_package = newest_package.max(state.mtime_ns),
+            _ => newest = newest.max(state.mtime_ns),
         }
-        if newest > now_ns {
+        if newest.max(newest_package) > now_ns {
             return Err(format!("{} is from the future", path.display()));
         }
     }
-    Ok(newest)
+    Ok((newest, newest_package))
 }
 
 /// What depends on a stale unit is stale.

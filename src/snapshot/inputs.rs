@@ -19,6 +19,9 @@ const THREADS: usize = 8;
 /// A declared input directory with more files than this is not looked through.
 const MAX_FILES: usize = 20_000;
 
+/// Content of what cargo takes for immutable.
+pub const IMMUTABLE: Hash = [0; 32];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
     pub hash: Hash,
@@ -82,8 +85,7 @@ impl<'a> Inputs<'a> {
     fn look(&self, path: &Path) -> Option<State> {
         let spot = self.place.spot(path);
         match spot.base {
-            // Immutable, says cargo.
-            Base::CargoHome => None,
+            Base::CargoHome => Some(self.of_package(path)),
             Base::Target => self.in_tree(&super::units::path_of(&spot.rel)),
             _ => self.on_disk(path),
         }
@@ -107,6 +109,18 @@ impl<'a> Inputs<'a> {
             }
         }
         Some(summary(&files, 0))
+    }
+
+    /// Immutable, says cargo; but where a build script has declared it, cargo looks at its time.
+    fn of_package(&self, path: &Path) -> State {
+        let newest = fs::symlink_metadata(path).ok().and_then(|meta| {
+            let mut newest = mtime(&meta);
+            if meta.is_dir() {
+                newest_in(path, &mut newest)?;
+            }
+            Some(newest)
+        });
+        State { hash: IMMUTABLE, mtime_ns: newest.unwrap_or(0) }
     }
 
     fn on_disk(&self, path: &Path) -> Option<State> {
@@ -157,6 +171,19 @@ fn summary(files: &BTreeMap<Vec<u8>, (Hash, i64)>, newest: i64) -> State {
         mtime_ns = mtime_ns.max(*mtime);
     }
     State { hash: *hash.finalize().as_bytes(), mtime_ns }
+}
+
+/// `None`: it cannot be looked through.
+fn newest_in(dir: &Path, newest: &mut i64) -> Option<()> {
+    for entry in fs::read_dir(dir).ok()? {
+        let path = entry.ok()?.path();
+        let meta = fs::symlink_metadata(&path).ok()?;
+        *newest = (*newest).max(mtime(&meta));
+        if meta.is_dir() {
+            newest_in(&path, newest)?;
+        }
+    }
+    Some(())
 }
 
 fn mtime(meta: &fs::Metadata) -> i64 {

@@ -81,11 +81,6 @@ impl Place {
         own
     }
 
-    /// Directories of packages that cargo takes for immutable. Checkouts of one user share them.
-    pub fn shared(&self) -> [PathBuf; 2] {
-        ["registry", "git"].map(|dir| self.cargo_home.join(dir))
-    }
-
     /// The shortest needles that find everything that names this checkout.
     pub fn needles(&self) -> Vec<&Path> {
         let own = self.own();
@@ -95,10 +90,11 @@ impl Place {
     /// Text with the paths of this checkout (and of cargo's packages) replaced by those of another. `None` if it names a path of this one that
     /// the other does not have, or if it is not clear where the path begins (`-L/path`, `lib/path`).
     pub fn translate(&self, text: &[u8], to: &Place) -> Option<Vec<u8>> {
-        let (shared, shared_there) = (self.shared(), to.shared());
-        let mut pairs: Vec<(&Path, Option<&Path>)> =
-            vec![(&self.target, Some(&to.target)), (&self.workspace, Some(&to.workspace))];
-        pairs.extend(shared.iter().zip(&shared_there).map(|(from, to)| (from.as_path(), Some(to.as_path()))));
+        let mut pairs: Vec<(&Path, Option<&Path>)> = vec![
+            (&self.target, Some(&to.target)),
+            (&self.workspace, Some(&to.workspace)),
+            (&self.cargo_home, Some(&to.cargo_home)),
+        ];
         if let Some(repository) = &self.repository {
             pairs.push((repository, to.repository.as_deref()));
         }
@@ -181,7 +177,7 @@ mod tests {
         assert_eq!(a.translate(b"-L/w/a/lib", &b), None);
         let abroad = Place { cargo_home: "/else".into(), ..place("/b") };
         let text = b"/home/me/.cargo/registry/src/x /home/me/.cargo/bin";
-        assert_eq!(a.translate(text, &abroad).unwrap(), b"/else/registry/src/x /home/me/.cargo/bin");
+        assert_eq!(a.translate(text, &abroad).unwrap(), b"/else/registry/src/x /else/bin");
         let without = Place { repository: None, ..place("/b") };
         assert_eq!(a.translate(b"x=/w/a/lib", &without), None);
         assert_eq!(a.needles(), [Path::new("/w/a")]);

@@ -13,7 +13,7 @@ use kache_fs::{Kind as FsKind, Mount, RelPath};
 use kache_wrapper::cache::{Cache, Sharing};
 use serde::{Deserialize, Serialize};
 
-use super::inputs::Inputs;
+use super::inputs::{IMMUTABLE, Inputs};
 use super::object;
 use super::place::{Base, Place};
 use super::tree::{self, File, Item, Listing};
@@ -37,7 +37,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     pub checkout: bool,
-    /// Where cargo keeps packages.
+    /// `CARGO_HOME`, where packages are.
     pub packages: bool,
     /// It is text, which can be rewritten.
     pub text: bool,
@@ -247,7 +247,7 @@ fn names(store: &Store, listing: &Listing, place: &Place) -> Result<BTreeMap<Rel
 /// What files are searched for.
 pub struct Needles {
     checkout: Vec<Vec<u8>>,
-    packages: Vec<Vec<u8>>,
+    packages: Vec<u8>,
 }
 
 impl Needles {
@@ -255,8 +255,13 @@ impl Needles {
         let bytes = |p: &Path| p.as_os_str().as_bytes().to_vec();
         Needles {
             checkout: place.needles().into_iter().map(bytes).collect(),
-            packages: place.shared().iter().map(|p| bytes(p)).collect(),
+            packages: bytes(&place.cargo_home),
         }
+    }
+
+    /// That of the packages first.
+    fn all(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.packages.as_slice()).chain(self.checkout.iter().map(Vec::as_slice))
     }
 
     fn look(&self, store: &Store, file: &File) -> Result<Names> {
@@ -269,20 +274,22 @@ impl Needles {
             return Ok(Names::default());
         }
         let blob = store.open_blob(&file.hash)?;
-        let groups =
-            [&self.checkout, &self.packages].map(|g| g.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let scanned = crate::store::scan_at(&blob, &groups.concat())?;
-        let (checkout, packages) = scanned.contains.split_at(self.checkout.len());
-        let mut found =
-            Names { checkout: checkout.contains(&true), packages: packages.contains(&true), text: false };
+        let all: Vec<&[u8]> = self.all().collect();
+        let scanned = crate::store::scan_at(&blob, &all)?;
+        let (packages, checkout) = all.split_at(1);
+        let mut found = Names {
+            checkout: scanned.contains[1..].contains(&true),
+            packages: scanned.contains[0],
+            text: false,
+        };
         if found.checkout || found.packages {
             let mut bytes = Vec::with_capacity(file.size as usize);
             BufReader::new(blob).read_to_end(&mut bytes)?;
             found.text = is_text(&bytes);
             if !found.text {
                 // What only debuggers see does not count.
-                found.checkout = found.checkout && !object::only_in_debug(&bytes, &groups[0]);
-                found.packages = found.packages && !object::only_in_debug(&bytes, &groups[1]);
+                found.checkout = found.checkout && !object::only_in_debug(&bytes, checkout);
+                found.packages = found.packages && !object::only_in_debug(&bytes, packages);
             }
         }
         self.note(store, &file.hash, found);
@@ -303,7 +310,7 @@ impl Needles {
     fn key(&self, hash: &Hash) -> Hash {
         let mut key = blake3::Hasher::new();
         key.update(&[VERSION as u8]);
-        for needle in self.checkout.iter().chain(&self.packages) {
+        for needle in self.all() {
             key.update(&(needle.len() as u64).to_le_bytes()).update(needle);
         }
         *key.update(hash).finalize().as_bytes()
@@ -346,6 +353,10 @@ fn judge_one(
         for source in sources {
             let spot = place.spot(&source);
             if spot.base == Base::CargoHome {
+                // Sources of packages do not change. What a build script has declared has a time that counts.
+                if unit.kind == Kind::RunBuildScript {
+                    unit.inputs.push((spot, IMMUTABLE));
+                }
                 continue;
             }
             let Some(state) = inputs.get(&source) else {

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Invocation, Result};
 use crate::hasher::Hasher;
+use crate::prefixes::{CARGO_HOME, TARGET, WORKSPACE};
 use crate::record::{Input, InputRecord};
 use crate::script;
 use crate::{macros, natives};
 
 /// Facts about outputs that were made for this very processor.
 pub const NATIVE: &str = "native";
-/// Facts about runs of build scripts that were stored and would do the same at any path; see [`run_name`].
+/// Facts about runs of build scripts that were stored and named no path but those; see [`run_name`].
 pub const RAN: &str = "ran";
 /// Facts about programs and macros: words in them that may be variables.
 pub const WORDS: &str = "words";
@@ -85,9 +86,12 @@ pub fn words_of(bytes: &[u8]) -> Vec<u8> {
     macros::extract(bytes)
 }
 
-/// Is a result with this record one for a certain path only?
+/// Is a result with this record one for certain paths only? Those of the checkout and of cargo's packages do not count:
+/// who takes it elsewhere looks for them himself.
 pub fn is_bound(record: &[u8]) -> bool {
-    InputRecord::from_bytes(record).is_none_or(|r| r.0.iter().any(|i| matches!(i, Input::Bound(_))))
+    const FOUND: [char; 3] = [TARGET, WORKSPACE, CARGO_HOME];
+    let binds = |input: &Input| matches!(input, Input::Bound(token) if !FOUND.contains(token));
+    InputRecord::from_bytes(record).is_none_or(|record| record.0.iter().any(binds))
 }
 
 /// Names a run of a build script: its program, and what it printed.

@@ -16,7 +16,7 @@ impl Registry {
         let registry = Registry(tempfile::tempdir().unwrap());
         registry.publish(
             "leaf",
-            "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+            "fn main() {\n    println!(\"cargo::rerun-if-changed=src\");\n    \
              let out = std::env::var(\"OUT_DIR\").unwrap();\n    \
              std::fs::write(format!(\"{out}/word.rs\"), \"\\\"made\\\"\").unwrap();\n}\n",
             "pub fn word() -> &'static str { include!(concat!(env!(\"OUT_DIR\"), \"/word.rs\")) }\n",

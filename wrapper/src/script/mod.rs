@@ -393,6 +393,8 @@ pub fn finish(
             stored.bound.insert(prefix.token);
         }
     }
+    let is_movable = !machine::is_bound(&record.to_bytes()?)
+        && stored.bound.iter().all(|t| [TARGET, HOST, WORKSPACE, PACKAGE, CARGO_HOME].contains(t));
     if stored.bound.contains(&HOME) || stored.bound.contains(&AROUND) {
         stored.bound.insert(PACKAGE);
     }
@@ -402,7 +404,7 @@ pub fn finish(
         return unstored("an input is gone");
     };
     record.remember(cache, inv, &invocation, &script.prefixes)?;
-    if !machine::is_bound(&record.to_bytes()?) {
+    if is_movable {
         note_run(cache, &script.program, &ran.stdout)?;
     }
     let entry = Entry {
@@ -419,7 +421,7 @@ pub fn finish(
     Ok(Finished::Stored(key, bytes))
 }
 
-/// Remembers that a run is one that may be restored anywhere.
+/// Remembers that what a run left may be taken elsewhere.
 fn note_run(cache: &dyn Cache, program: &Path, stdout: &[u8]) -> Result<()> {
     let Some(program) = cache.hash_file(program)? else { return Ok(()) };
     cache.set_fact(machine::RAN, &machine::run_name(&program, blake3::hash(stdout).as_bytes()), &[])
