@@ -8,19 +8,17 @@
 //! linked or made by a build script counts only where tools and system are the same, what a macro made only if variables
 //! that the macro may read are the same. From then on it is a snapshot like any other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use kache_fs::RelPath;
-use kache_wrapper::cache::Cache;
 use kache_wrapper::machine::{self, Machine};
 use serde::{Deserialize, Serialize};
 
-use super::freshness::{self, Verdict};
+use super::survey::{Needs, Survey};
 use super::take::{self, Needles, Snapshot};
-use super::tree::{self, File, Item, Listing};
-use super::units::{self, Kind, Outputs, Unit};
+use super::tree::{self, Item, Listing, os};
+use super::units::{self, Unit};
 use crate::store::{Hash, PortableFact, SnapshotRow, Store};
 
 /// Changes when [`Packed`] does; others are not read.
@@ -52,14 +50,6 @@ struct Packed {
     blobs: Vec<(Hash, Vec<u8>)>,
 }
 
-/// In which respects another machine must be like this one, for a unit to be fresh there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Needs {
-    tools: bool,
-    cpu: bool,
-    env: bool,
-}
-
 /// A packed snapshot.
 pub struct Parcel {
     pub body: Vec<u8>,
@@ -72,8 +62,7 @@ pub struct Parcel {
 /// Packs a snapshot; `None` if nobody else could use any of it. `machine`: where it was taken.
 pub fn pack(store: &Store, row: &SnapshotRow, machine: &Machine) -> Result<Option<Parcel>> {
     let (mut snapshot, listing) = take::load(store, row)?;
-    let outputs = Outputs::of(&listing);
-    let survey = Survey { store, listing: &listing, outputs: &outputs, units: &snapshot.units };
+    let survey = Survey::new(store, &listing, &snapshot.units);
     let portable = survey.portable()?;
     if portable.is_empty() {
         return Ok(None);
@@ -142,202 +131,6 @@ fn is_judged(path: &RelPath) -> bool {
     in_fingerprint || of_a_run || name.ends_with(b".d") || name == b".rustc_info.json"
 }
 
-/// Looks at what was taken, with the eyes of another machine.
-struct Survey<'a> {
-    store: &'a Store,
-    listing: &'a Listing,
-    outputs: &'a Outputs<'a>,
-    units: &'a [Unit],
-}
-
-impl Survey<'_> {
-    /// Units that may be fresh elsewhere, by their place among all, and what that takes.
-    fn portable(&self) -> Result<BTreeMap<usize, Needs>> {
-        let mut needs = Vec::with_capacity(self.units.len());
-        let mut verdicts = Vec::with_capacity(self.units.len());
-        for unit in self.units {
-            let of_unit = match unit.kind {
-                _ if !unit.problem.is_empty() => None,
-                Kind::Compile => self.compile(unit)?,
-                Kind::RunBuildScript => self.run(unit)?,
-                Kind::Doc => None,
-            };
-            verdicts.push(match of_unit {
-                Some(_) => Verdict::Fresh,
-                None => Verdict::Stale(String::new()),
-            });
-            needs.push(of_unit.unwrap_or_default());
-        }
-        freshness::spread(self.units, &mut verdicts);
-        self.macros(&mut needs);
-        Ok(needs.into_iter().enumerate().filter(|(at, _)| verdicts[*at].is_fresh()).collect())
-    }
-
-    fn compile(&self, unit: &Unit) -> Result<Option<Needs>> {
-        let mut needs = Needs::default();
-        let outputs = self.compiled(unit);
-        if outputs.is_empty() {
-            return Ok(None);
-        }
-        for (path, file) in outputs {
-            let records = self.store.records_behind(&file.hash)?;
-            if !records.iter().any(|r| !machine::is_bound(r)) {
-                return Ok(None);
-            }
-            needs.tools |= !is_library(path);
-            needs.cpu |= self.store.fact(machine::NATIVE, &file.hash).ok().flatten().is_some();
-        }
-        Ok(Some(needs))
-    }
-
-    /// A unit's outputs, without dep-info and launchers.
-    fn compiled(&self, unit: &Unit) -> Vec<(&RelPath, &File)> {
-        let found = units::profile_and_hash(&units::path_of(&unit.dir));
-        let Some((profile, hash)) = found.filter(|_| unit.kind == Kind::Compile) else { return Vec::new() };
-        let all = self.outputs.of_unit(&profile, &hash).iter();
-        all.filter(|path| !path.as_bytes().ends_with(b".d"))
-            .filter(|path| {
-                let (dir, mut name) = tree::split(path);
-                name.extend(b".real");
-                !self.listing.contains_key(&dir.join(os(&name)))
-            })
-            .filter_map(|path| Some((*path, tree::file(self.listing, path)?)))
-            .collect()
-    }
-
-    fn run(&self, unit: &Unit) -> Result<Option<Needs>> {
-        let Some(dir) = super::fork::run_dir(&units::path_of(&unit.dir)) else { return Ok(None) };
-        if tree::below(self.listing, &dir).any(|(_, item)| matches!(item, Item::Symlink(_))) {
-            return Ok(None);
-        }
-        let (Some(program), Some(printed)) =
-            (self.program(unit), tree::file(self.listing, &dir.join("output")))
-        else {
-            return Ok(None);
-        };
-        let name = machine::run_name(&program, &printed.hash);
-        let ran = self.store.fact(machine::RAN, &name).ok().flatten();
-        Ok(ran.map(|_| Needs { tools: true, cpu: false, env: true }))
-    }
-
-    /// The program of a build script that was run.
-    fn program(&self, run: &Unit) -> Option<Hash> {
-        let scripts = self.units.iter().filter(|u| u.name.starts_with("build-script-"));
-        let script = scripts.filter(|u| run.deps.contains(&u.fingerprint));
-        script.flat_map(|u| self.compiled(u)).map(|(_, file)| file.hash).next()
-    }
-
-    /// Whatever stands before a macro may have been made by it.
-    fn macros(&self, needs: &mut [Needs]) {
-        let is_macro = |u: &Unit| self.compiled(u).iter().any(|(path, _)| is_dynamic(path));
-        let mut behind: HashSet<u64> =
-            self.units.iter().filter(|u| is_macro(u)).map(|u| u.fingerprint).collect();
-        loop {
-            let before = behind.len();
-            for (unit, needs) in self.units.iter().zip(needs.iter_mut()) {
-                if unit.deps.iter().any(|dep| behind.contains(dep)) {
-                    needs.env = true;
-                    behind.insert(unit.fingerprint);
-                }
-            }
-            if behind.len() == before {
-                return;
-            }
-        }
-    }
-
-    /// Of all macros and programs of build scripts among some units.
-    fn words(&self, units: impl Iterator<Item = usize>) -> Result<Vec<u8>> {
-        let mut texts = Vec::new();
-        for unit in units.map(|at| &self.units[at]) {
-            for (path, file) in self.compiled(unit) {
-                if is_dynamic(path) || unit.name.starts_with("build-script-") {
-                    texts.push(match self.store.fact(machine::WORDS, &file.hash).ok().flatten() {
-                        Some(known) => known,
-                        None => machine::words_of(&self.store.read_blob(&file.hash)?),
-                    });
-                }
-            }
-        }
-        Ok(machine::all_words(texts.iter().map(Vec::as_slice)))
-    }
-
-    fn facts(&self, units: &[&Unit]) -> Result<Vec<PortableFact>> {
-        let blobs: BTreeSet<Hash> =
-            units.iter().flat_map(|u| self.compiled(u)).map(|(_, file)| file.hash).collect();
-        let mut facts = Vec::new();
-        for blob in &blobs {
-            facts.extend(self.store.facts_of(blob)?);
-        }
-        Ok(facts)
-    }
-
-    /// What the units have left, and directories around it.
-    fn files(&self, units: &[&Unit]) -> Listing {
-        let mut dirs: BTreeSet<RelPath> = BTreeSet::new();
-        let mut paths: BTreeSet<RelPath> = BTreeSet::new();
-        let mut profiles: BTreeSet<RelPath> = BTreeSet::new();
-        let mut contents: HashSet<Hash> = HashSet::new();
-        for unit in units {
-            let dir = units::path_of(&unit.dir);
-            let Some((profile, hash)) = units::profile_and_hash(&dir) else { continue };
-            if unit.kind == Kind::RunBuildScript || unit.name.starts_with("build-script-") {
-                dirs.extend(super::fork::run_dir(&dir));
-            }
-            if unit.kind == Kind::Compile {
-                let outputs = self.outputs.of_unit(&profile, &hash);
-                paths.extend(outputs.iter().map(|p| (*p).clone()));
-                contents.extend(self.compiled(unit).into_iter().map(|(_, file)| file.hash));
-            }
-            dirs.insert(dir);
-            profiles.insert(profile);
-        }
-        let below_kept = |path: &RelPath| {
-            let up = path.as_path().ancestors().skip(1);
-            up.filter_map(|p| RelPath::new(p).ok()).any(|p| dirs.contains(&p))
-        };
-        let uplifted = |path: &RelPath, file: &File| {
-            let (dir, name) = tree::split(path);
-            let (up, last) = tree::split(&dir);
-            (profiles.contains(&dir) || last == b"examples" && profiles.contains(&up))
-                && (contents.contains(&file.hash) || name.ends_with(b".d"))
-        };
-        let is_kept = |path: &RelPath, file: &File| {
-            below_kept(path)
-                || paths.contains(path)
-                || uplifted(path, file)
-                || [&b".rustc_info.json"[..], b"CACHEDIR.TAG"].contains(&path.as_bytes())
-        };
-        let mut kept = Listing::new();
-        for (path, item) in self.listing {
-            match item {
-                Item::File(file) if is_kept(path, file) => {
-                    let up = path.as_path().ancestors().skip(1).filter_map(|p| RelPath::new(p).ok());
-                    kept.extend(up.filter(|p| !p.is_root()).map(|p| (p, Item::Dir)));
-                    kept.insert(path.clone(), item.clone());
-                }
-                Item::Dir if dirs.contains(path) || below_kept(path) => {
-                    kept.insert(path.clone(), Item::Dir);
-                }
-                _ => {}
-            }
-        }
-        kept
-    }
-}
-
-fn os(bytes: &[u8]) -> &OsStr {
-    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
-}
-
-fn is_library(path: &RelPath) -> bool {
-    [&b".rlib"[..], b".rmeta"].iter().any(|e| path.as_bytes().ends_with(e))
-}
-
-fn is_dynamic(path: &RelPath) -> bool {
-    [&b".so"[..], b".dylib", b".dll"].iter().any(|e| path.as_bytes().ends_with(e))
-}
-
 /// What came from elsewhere, taken in.
 pub struct Arrived {
     pub row: SnapshotRow,
@@ -403,7 +196,7 @@ pub fn unpack(
         }
     }
     let digest = digest(&snapshot.units.iter().collect::<Vec<_>>());
-    note_runs(store, &listing, &snapshot.units);
+    Survey::new(store, &listing, &snapshot.units).note_runs();
     store.promise(sizes.iter().map(|(hash, (size, executable))| (*hash, *size, *executable)))?;
     let (root, needed) = tree::save(store, &listing)?;
     snapshot.tree = root;
@@ -439,15 +232,106 @@ fn listing(store: &Store, files: Vec<(Vec<u8>, Item)>, max_blob: u64) -> Result<
     Ok(listing)
 }
 
-/// What is known of runs of build scripts follows from the tree.
-fn note_runs(store: &Store, listing: &Listing, units: &[Unit]) {
-    let outputs = Outputs::of(listing);
-    let survey = Survey { store, listing, outputs: &outputs, units };
-    for unit in units.iter().filter(|u| u.kind == Kind::RunBuildScript) {
-        let printed = super::fork::run_dir(&units::path_of(&unit.dir));
-        let printed = printed.and_then(|dir| tree::file(listing, &dir.join("output")));
-        if let (Some(program), Some(printed)) = (survey.program(unit), printed) {
-            let _ = store.set_fact(machine::RAN, &machine::run_name(&program, &printed.hash), &[]);
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use kache_wrapper::cache::Invocation;
+
+    use super::super::place::Place;
+    use super::super::tree::File;
+    use super::*;
+
+    fn here(store: &Store) -> Machine {
+        Machine::of(store, &Invocation { argv: Vec::new(), cwd: "/".into(), env: Vec::new() }).unwrap()
+    }
+
+    fn file(bytes: &[u8]) -> Item {
+        let hash = *blake3::hash(bytes).as_bytes();
+        Item::File(File { hash, size: bytes.len() as u64, mode: 0o4755, mtime_ns: 1, links: 0 })
+    }
+
+    fn packed(store: &Store, files: Vec<(&[u8], Item)>, blobs: Vec<(Hash, Vec<u8>)>) -> Packed {
+        let place = Place {
+            workspace: "/w".into(),
+            repository: None,
+            target: "/w/target".into(),
+            cargo_home: "/c".into(),
+        };
+        let snapshot =
+            Snapshot { version: take::VERSION, place, tree: [0; 32], units: Vec::new(), names: Vec::new() };
+        Packed {
+            version: VERSION,
+            snapshot,
+            commit: String::new(),
+            toolchain: "rustc".into(),
+            files: files.into_iter().map(|(path, item)| (path.to_vec(), item)).collect(),
+            machine: here(store).kind(b""),
+            words: Vec::new(),
+            needs: Vec::new(),
+            facts: Vec::new(),
+            blobs,
         }
+    }
+
+    fn unpacked(store: &Store, packed: &Packed) -> Result<Listing> {
+        let body = postcard::to_stdvec(packed).unwrap();
+        let arrived = unpack(store, &body, &[1; 32], 5000, &here(store), 1000)?;
+        Ok(take::load(store, &arrived.row).unwrap().1)
+    }
+
+    #[test]
+    fn what_is_packed_is_taken_in_and_no_more_than_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Default::default()).unwrap();
+        let inside = (*blake3::hash(b"small").as_bytes(), b"small".to_vec());
+        let files: Vec<(&[u8], Item)> =
+            vec![(b"debug", Item::Dir), (b"debug/small", file(b"small")), (b"debug/large", file(b"large!"))];
+        let listing = unpacked(&store, &packed(&store, files, vec![inside])).unwrap();
+        let mode = |name: &str| tree::file(&listing, &RelPath::new(name).unwrap()).unwrap().mode;
+        assert_eq!((listing.len(), mode("debug/small")), (3, 0o755), "without set-id bits");
+        let (small, large) = (blake3::hash(b"small"), blake3::hash(b"large!"));
+        assert!(store.is_on_disk(small.as_bytes()) && !store.is_on_disk(large.as_bytes()));
+        assert_eq!(store.fetchable(large.as_bytes()).unwrap(), Some((6, true)));
+    }
+
+    #[test]
+    fn what_leads_elsewhere_or_lies_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Default::default()).unwrap();
+        store.add_bytes(b"known here").unwrap();
+        let known = *blake3::hash(b"known here").as_bytes();
+        let sized =
+            |hash: Hash, size: u64| Item::File(File { hash, size, mode: 0o644, mtime_ns: 1, links: 0 });
+        let refused = |files: Vec<(&[u8], Item)>, blobs: Vec<(Hash, Vec<u8>)>| {
+            unpacked(&store, &packed(&store, files, blobs)).is_err()
+        };
+        for path in
+            [&b"../x"[..], b"/etc/passwd", b"a/../../x", b"", b".", b"a//b", b"./a", b"a\0b", b"no/directory"]
+        {
+            assert!(refused(vec![(path, file(b"x"))], Vec::new()), "{:?}", String::from_utf8_lossy(path));
+        }
+        assert!(refused(vec![(b"link", Item::Symlink(b"/etc".to_vec()))], Vec::new()));
+        assert!(refused(vec![(b"a", file(b"a")), (b"a", file(b"b"))], Vec::new()));
+        assert!(refused(vec![(b"a", file(b"a")), (b"a/b", file(b"b"))], Vec::new()));
+        assert!(refused(vec![(b"large", sized([9; 32], 1001))], Vec::new()));
+        assert!(refused(vec![(b"a", sized([9; 32], 1)), (b"b", sized([9; 32], 2))], Vec::new()));
+        assert!(refused(vec![(b"a", sized(known, 3))], Vec::new()), "another size than it has");
+        assert!(store.is_on_disk(&known), "a lie about a good blob does it no harm");
+        assert!(refused(Vec::new(), vec![([9; 32], b"other".to_vec())]), "another hash");
+
+        let with = |change: &dyn Fn(&mut Packed)| {
+            let mut packed = packed(&store, Vec::new(), Vec::new());
+            change(&mut packed);
+            unpacked(&store, &packed).is_err()
+        };
+        assert!(!with(&|_| ()));
+        assert!(with(&|p| p.version += 1));
+        assert!(with(&|p| p.snapshot.version += 1));
+        assert!(with(&|p| p.needs.push(Needs::default())));
+        assert!(with(&|p| p.snapshot.place.target = PathBuf::from("/")));
+        assert!(with(&|p| p.snapshot.place.workspace = PathBuf::from("w")));
+        assert!(unpack(&store, b"garbage", &[1; 32], 0, &here(&store), 1000).is_err());
+        assert_eq!(store.snapshots(None).unwrap().len(), 1, "the one that was right");
     }
 }

@@ -6,6 +6,7 @@
 //! * [`rehome`]: what cargo knows units by, where its packages lie elsewhere.
 //! * [`freshness`]: what is proven to be up to date here. [`fork`]: the tree that says so to cargo.
 //! * [`materialize`]: a fork without a mount. [`abroad`]: snapshots on their way to other machines.
+//!   [`survey`]: what is of use there.
 
 pub mod abroad;
 pub mod checkout;
@@ -19,6 +20,7 @@ mod object;
 pub mod place;
 pub mod refresh;
 mod rehome;
+mod survey;
 pub mod take;
 pub mod tree;
 mod units;

@@ -115,7 +115,7 @@ fn read_dir(store: &Store, hash: &Hash, at: &RelPath, out: &mut Listing, depth: 
     Ok(())
 }
 
-fn os(bytes: &[u8]) -> &std::ffi::OsStr {
+pub fn os(bytes: &[u8]) -> &std::ffi::OsStr {
     std::os::unix::ffi::OsStrExt::from_bytes(bytes)
 }
 
