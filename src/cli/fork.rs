@@ -40,7 +40,10 @@ pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
     };
     let answer = match client_of(config, &dir)? {
         Some(mut client) => ask(&mut client, place, from, toolchain(from_name)?)?,
-        None => crate::snapshot::materialize::run(config, place, &from, &wait(toolchain(from_name)?))?,
+        None => {
+            let toolchain = wait(toolchain(from_name)?);
+            crate::snapshot::materialize::run(config, place, &from, &toolchain, &here()?)?
+        }
     };
     match answer {
         Answer::Forked(report) => tell(&report, args.verbose),

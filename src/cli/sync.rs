@@ -92,7 +92,7 @@ fn pull(args: &Sync, session: &Session) -> Result<bool> {
         bail!("there is no Cargo.lock in {} or above", here.display());
     };
     let missing = session.learn_all(blake3::hash(&std::fs::read(lock)?).as_bytes())?;
-    let (files, size) = (missing.len() as u64, missing.iter().map(|o| o.size).sum());
+    let (files, size) = (missing.len() as u64, missing.iter().map(|(_, size, _)| size).sum());
     if args.dry_run {
         super::print(&format!("would download {files} files, {}", format::bytes(size)));
         return Ok(true);

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kache_fs::Kind;
 use kache_wrapper::cache::Invocation;
-use kache_wrapper::machine::Machine;
 
 use super::engine::{Engine, Hosted, is_worth_sealing, pin_owner};
 use super::mounts;
@@ -23,8 +22,6 @@ use crate::store::{ForkTotals, SnapshotRow};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// What cargo (or somebody who looked) may leave in a target directory that is empty all the same.
 const NOTHING: &[&str] = &["CACHEDIR.TAG", ".rustc_info.json", ".cargo-lock", ".cargo-build-lock"];
-/// Snapshots from elsewhere that are tried: the first may be damaged, or not signed.
-const ATTEMPTS: usize = 3;
 /// Two moments of the last change that are no further apart are one.
 const SAME: Duration = Duration::from_millis(20);
 
@@ -187,40 +184,15 @@ impl Engine {
                     }
                 }
                 let here = choose::best(&self.store, place, &about, toolchain)?;
-                if here.as_ref().is_some_and(|row| row.commit == about.commit) || toolchain.is_empty() {
-                    return Ok(here);
-                }
-                let found = self.elsewhere(hosted, place, &about, toolchain, here.as_ref());
+                let owner = hosted.owner();
+                let found = owner.as_ref().and_then(|owner| {
+                    let session = self.remotes.session(owner.remote.as_ref()?);
+                    let session = session.inspect_err(|e| tracing::warn!("no remote: {e:#}")).ok()?;
+                    remote::nearer(&session, place, &about, toolchain, here.as_ref(), &owner.inv)
+                });
                 Ok(found.or(here))
             }
         }
-    }
-
-    /// A snapshot that is nearer than the best one here, from the remote of whoever mounts.
-    fn elsewhere(
-        &self,
-        hosted: &Hosted,
-        place: &Place,
-        about: &About,
-        toolchain: &str,
-        here: Option<&SnapshotRow>,
-    ) -> Option<SnapshotRow> {
-        let owner = hosted.owner()?;
-        let warn = |error: &dyn std::fmt::Display| tracing::warn!("no snapshot from elsewhere: {error:#}");
-        let session = self.remotes.session(owner.remote.as_ref()?).inspect_err(|e| warn(e)).ok()?;
-        let listed = session.snapshots(&remote::line(&about.identity, toolchain));
-        let listed = listed.inspect_err(|e| warn(e)).ok()?;
-        let mut names = choose::nearer(place, here, listed).take(ATTEMPTS).peekable();
-        names.peek()?;
-        let machine = Machine::of(&*self.store, &owner.inv).inspect_err(|e| warn(e)).ok()?;
-        let row = names.find_map(|name| {
-            let taken = session.take_in_snapshot(&name, &about.identity, toolchain, &machine);
-            taken.inspect_err(|e| warn(e)).ok()
-        })?;
-        if let Err(error) = choose::prune(&self.store, &row) {
-            tracing::warn!("{error:#}");
-        }
-        Some(row)
     }
 
     /// Judges the units of a mount again, by content, as they were when its last snapshot was taken.

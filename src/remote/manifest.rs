@@ -73,28 +73,26 @@ impl Session {
     }
 
     /// Takes in the newest manifests of all builds with a `Cargo.lock`. Returns the blobs that are not here.
-    pub fn learn_all(&self, lock: &Hash) -> kache_remote::Result<Vec<Output>> {
+    pub fn learn_all(&self, lock: &Hash) -> kache_remote::Result<Vec<Promised>> {
         let manifests = self.block_on(self.bucket.manifests(&of_lock(lock), MANIFESTS))?;
         let mut seen = HashSet::new();
         let mut outputs: Vec<Output> =
             manifests.into_iter().flat_map(|m| self.take_in(m)).flat_map(|(_, outputs)| outputs).collect();
         outputs.retain(|o| seen.insert(o.blob) && !self.store.is_on_disk(&o.blob));
-        Ok(outputs)
+        Ok(outputs.into_iter().map(|o| (o.blob, o.size, o.executable)).collect())
     }
 
     /// Downloads blobs. Returns what failed.
-    pub fn pull(&self, outputs: Vec<Output>, progress: &Progress) -> Vec<Error> {
+    pub fn pull(&self, wanted: Vec<Promised>, progress: &Progress) -> Vec<Error> {
         self.block_on(async {
             let slots = Arc::new(Semaphore::new(self.bucket.settings().concurrency));
             let mut tasks = JoinSet::new();
-            for output in outputs {
+            for (hash, size, executable) in wanted {
                 let (store, bucket) = (Arc::clone(&self.store), Arc::clone(&self.bucket));
-                let (one, slots) = (self.one_fetch(&output.blob), Arc::clone(&slots));
+                let (one, slots) = (self.one_fetch(&hash), Arc::clone(&slots));
                 tasks.spawn(async move {
                     let _slot = slots.acquire().await;
-                    fetch(&store, &bucket, &one, &output.blob, output.size, output.executable)
-                        .await
-                        .map(|()| output.size)
+                    fetch(&store, &bucket, &one, &hash, size, executable).await.map(|()| size)
                 });
             }
             let mut failed = Vec::new();

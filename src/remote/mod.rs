@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 pub use manifest::Promised;
 pub use session::Session;
-pub use snapshot::{is_worth_sharing, line, taken};
+pub use snapshot::{is_worth_sharing, nearer, taken};
 pub use upload::Progress;
 
 use crate::planner::Planner;
@@ -92,7 +92,13 @@ impl Remotes {
         for hash in missing {
             let known = self.store.fetchable(hash).map_err(|e| Error::Local(e.to_string()))?;
             let gone = || Error::Gone { name: format!("blob {}", kache_remote::hex(hash)) };
-            let Some((size, executable)) = known else { return Err(gone()) };
+            let Some((size, executable)) = known else {
+                if self.store.is_on_disk(hash) {
+                    // It came meanwhile, and nobody needs to know any more where from.
+                    continue;
+                }
+                return Err(gone());
+            };
             self.fetch_from_any(hash, size, executable)?;
         }
         Ok(())

@@ -14,14 +14,20 @@ use tokio::task::JoinSet;
 use super::session::Session;
 use super::upload::Done;
 use crate::snapshot::abroad::{self, Arrived, Parcel};
-use crate::snapshot::checkout;
+use crate::snapshot::place::Place;
+use crate::snapshot::take::About;
+use crate::snapshot::{checkout, choose};
 use crate::store::{SnapshotRow, Store};
 
-/// Who mounts waits so long for a list of snapshots, or for one of them.
+/// Who mounts waits so long for a list of snapshots …
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// … and for one of them.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Snapshots that are tried: the first may be damaged, or not signed.
+const ATTEMPTS: usize = 3;
 
 /// All snapshots of one project by one compiler.
-pub fn line(identity: &Hash, toolchain: &str) -> Hash {
+fn line(identity: &Hash, toolchain: &str) -> Hash {
     let mut hash = blake3::Hasher::new();
     hash.update(b"line\0").update(identity).update(toolchain.as_bytes());
     *hash.finalize().as_bytes()
@@ -111,14 +117,39 @@ fn known_name(place: &str, line: &Hash, commit: &str) -> Hash {
     *blake3::hash(&[place.as_bytes(), line, commit.as_bytes()].concat()).as_bytes()
 }
 
-impl Session {
-    /// The newest snapshots of a line, by name.
-    pub fn snapshots(&self, line: &Hash) -> kache_remote::Result<Vec<SnapshotName>> {
-        self.within(Instant::now() + PATIENCE, self.bucket.snapshots(line))
+/// Takes in a snapshot that is nearer than the best one here, if a remote has one. `inv` has the environment of whoever
+/// is to use it.
+pub fn nearer(
+    session: &Session,
+    place: &Place,
+    about: &About,
+    toolchain: &str,
+    here: Option<&SnapshotRow>,
+    inv: &Invocation,
+) -> Option<SnapshotRow> {
+    if here.is_some_and(|row| row.commit == about.commit) || toolchain.is_empty() {
+        return None;
     }
+    let warn = |error: &dyn std::fmt::Display| tracing::warn!("no snapshot from elsewhere: {error:#}");
+    let line = line(&about.identity, toolchain);
+    let listed = session.bucket.snapshots(&line);
+    let listed = session.within(Instant::now() + LIST_PATIENCE, listed).inspect_err(|e| warn(e)).ok()?;
+    let mut names = choose::nearer(place, here, listed).take(ATTEMPTS).peekable();
+    names.peek()?;
+    let machine = Machine::of(&*session.store, inv).inspect_err(|e| warn(e)).ok()?;
+    let row = names.find_map(|name| {
+        let taken = session.take_in_snapshot(&name, &about.identity, toolchain, &machine);
+        taken.inspect_err(|e| warn(e)).ok()
+    })?;
+    if let Err(error) = choose::prune(&session.store, &row) {
+        warn(&error);
+    }
+    Some(row)
+}
 
+impl Session {
     /// Takes a snapshot in. Blobs that do not travel inside of it stay where they are.
-    pub fn take_in_snapshot(
+    fn take_in_snapshot(
         &self,
         name: &SnapshotName,
         identity: &Hash,

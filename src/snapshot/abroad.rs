@@ -163,6 +163,11 @@ pub fn unpack(
     for dir in dirs {
         ensure!(dir.is_absolute() && dir.parent().is_some(), "it comes from no directory");
     }
+    for unit in &snapshot.units {
+        let one_name = !unit.name.is_empty() && !unit.name.contains(['/', '\0']);
+        ensure!(one_name && is_path(&unit.dir), "a unit in it has no name");
+        ensure!(is_path(&unit.rustc_dep_info), "a path in it is none");
+    }
     let listing = listing(store, files, max_blob)?;
     let here = machine.kind(&packed.words);
     for (unit, needs) in snapshot.units.iter_mut().zip(needs) {
@@ -206,14 +211,19 @@ pub fn unpack(
     Ok(Arrived { row, digest })
 }
 
+/// Is this a path in a tree, as trees write it?
+fn is_path(bytes: &[u8]) -> bool {
+    !bytes.contains(&0) && RelPath::new(os(bytes)).is_ok_and(|path| path.as_bytes() == bytes)
+}
+
 /// Checks every path and size.
 fn listing(store: &Store, files: Vec<(Vec<u8>, Item)>, max_blob: u64) -> Result<Listing> {
     ensure!(files.len() <= MAX_FILES, "it has too many files");
     let mut listing = Listing::new();
     let mut sizes: HashMap<Hash, u64> = HashMap::new();
     for (bytes, mut item) in files {
-        let path = RelPath::new(std::path::Path::new(os(&bytes))).context("a path in it is none")?;
-        ensure!(path.as_bytes() == bytes && !path.is_root() && !bytes.contains(&0), "a path in it is none");
+        ensure!(is_path(&bytes) && !bytes.is_empty(), "a path in it is none");
+        let path = RelPath::new(os(&bytes))?;
         let (dir, _) = tree::split(&path);
         ensure!(dir.is_root() || listing.get(&dir) == Some(&Item::Dir), "a path in it has no directory");
         match &mut item {

@@ -4,38 +4,47 @@ use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use kache_wrapper::cache::{Content, Placement, Sharing};
+use kache_wrapper::cache::{Content, Invocation, Placement, Sharing};
 
 use super::fork::{self, Plan, Planned, What};
 use super::place::Place;
 use super::{Answer, From, Report, checkout, choose, take};
 use crate::config::Config;
-use crate::store::{ForkTotals, Store};
+use crate::remote::{self, Progress, Remotes, Session};
+use crate::store::{ForkTotals, SnapshotRow, Store};
 
 /// Below this many files a bar would only flicker.
 const WORTH_A_BAR: usize = 200;
 
-/// Forks into a directory that is not mounted.
-pub fn run(config: &Config, place: Place, from: &From, toolchain: &str) -> Result<Answer> {
-    let store = config.open_store()?;
+/// Forks into a directory that is not mounted. `inv` has the environment of who asks.
+pub fn run(config: &Config, place: Place, from: &From, toolchain: &str, inv: &Invocation) -> Result<Answer> {
+    let store = Arc::new(config.open_store()?);
     if fs::read_dir(&place.target).is_ok_and(|mut d| d.next().is_some()) {
         return Ok(Answer::NotEmpty);
     }
+    let remotes = Remotes::new(Arc::clone(&store));
+    let session = match &config.remote {
+        Some(settings) => remotes.session(settings).inspect_err(|e| tracing::warn!("no remote: {e:#}")).ok(),
+        None => None,
+    };
     let row = match from {
         From::Named(name) => choose::named(&store, name)?,
-        From::Best => match choose::best(&store, &place, &checkout::about(&place), toolchain)? {
+        From::Best => match best(&store, session.as_deref(), &place, toolchain, inv)? {
             Some(row) => row,
             None => return Ok(Answer::Nothing),
         },
     };
     let _in_use = store.in_use()?;
     let (snapshot, listing) = take::load(&store, &row)?;
+    remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place))?;
     let plan = fork::plan(&store, &snapshot, &listing, &place)?;
     fork::check_blobs(&store, &plan)?;
+    bring(&store, session.as_deref(), &plan)?;
     let written = write(&store, &plan, &place.target);
     if written.is_err() {
         // Half a fork is no fork: cargo would build on it, we could not.
@@ -45,6 +54,35 @@ pub fn run(config: &Config, place: Place, from: &From, toolchain: &str) -> Resul
     let Plan { fresh, stale, saved_ms, bytes, .. } = plan;
     store.note_fork(&row.id, &place.target, &ForkTotals { forks: 1, fresh, saved_ms, bytes: 0 })?;
     Ok(Answer::Forked(Report { id: row.id, fresh, stale, saved_ms, bytes }))
+}
+
+fn best(
+    store: &Store,
+    session: Option<&Session>,
+    place: &Place,
+    toolchain: &str,
+    inv: &Invocation,
+) -> Result<Option<SnapshotRow>> {
+    let about = checkout::about(place);
+    let here = choose::best(store, place, &about, toolchain)?;
+    let Some(session) = session else { return Ok(here) };
+    Ok(remote::nearer(session, place, &about, toolchain, here.as_ref(), inv).or(here))
+}
+
+/// Real files need all their bytes here.
+fn bring(store: &Store, session: Option<&Session>, plan: &Plan) -> Result<()> {
+    let mut missing = Vec::new();
+    for hash in fork::blobs(plan).iter().filter(|hash| !store.is_on_disk(hash)) {
+        missing.extend(store.fetchable(hash)?.map(|(size, executable)| (*hash, size, executable)));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(session) = session else { bail!("files of this snapshot are in a remote that is not set") };
+    match session.pull(missing, &Progress::default()).into_iter().next() {
+        Some(error) => Err(error).context("files of this snapshot cannot be had"),
+        None => Ok(()),
+    }
 }
 
 fn write(store: &Store, plan: &Plan, target: &Path) -> Result<()> {

@@ -279,3 +279,16 @@ fn collection_leaves_what_a_mount_shows_and_forgets_what_nobody_does() {
     second.cargo("build").ok().fresh();
     second.kache_prints("mounts");
 }
+
+#[test]
+fn without_a_mount_all_of_it_is_downloaded_at_once() {
+    let server = Server::start();
+    let (one, two) = (mounted(), World::plain());
+    let first = donor(&one, &server);
+    let second = machine(&two, "second", &server);
+    assert!(second.kache_prints("fork").contains("9 of 9 units fresh"));
+    server.seen();
+    second.env("KACHE_LOCAL_ONLY", "1").cargo("build").ok().fresh();
+    assert_eq!(second.prints("target/debug/app"), first.prints("target/debug/app"));
+    assert_eq!(server.seen(), []);
+}
