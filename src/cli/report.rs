@@ -9,7 +9,7 @@ use kache_wrapper::cache::{Event, Outcome};
 use super::format;
 use crate::config::{self, Config};
 use crate::daemon;
-use crate::store::EventFilter;
+use crate::store::{EventFilter, ForkTotals};
 
 #[derive(Debug, Args)]
 pub struct Report {
@@ -41,10 +41,14 @@ pub fn run(args: &Report, config: &Config) -> Result<ExitCode> {
         crate_name: args.crate_name.clone(),
         limit: args.limit,
     };
-    let events = config.open_store()?.events(&filter)?;
+    let store = config.open_store()?;
+    let events = store.events(&filter)?;
     match args.format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&events)?),
-        Format::Github => super::print(&summary(&events)),
+        Format::Github => {
+            let since = filter.since_ms as i64 / 1000;
+            super::print(&summary(&events, &store.fork_totals(since)?));
+        }
         Format::Text => super::print(&events.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
     Ok(ExitCode::SUCCESS)
@@ -59,7 +63,7 @@ fn line(e: &Event) -> String {
 /// Rows of the table of what was compiled.
 const MAX_ROWS: usize = 50;
 
-fn summary(events: &[Event]) -> String {
+fn summary(events: &[Event], forks: &ForkTotals) -> String {
     let of = |outcome: Outcome| events.iter().filter(move |e| e.outcome == outcome);
     let (hits, misses) = (of(Outcome::Hit).count(), of(Outcome::Miss).count());
     let percent = hits * 100 / (hits + misses).max(1);
@@ -70,6 +74,12 @@ fn summary(events: &[Event]) -> String {
         saved as f64 / 1e3,
         format::bytes(of(Outcome::Hit).map(|e| e.bytes).sum()),
     );
+    if forks.fresh > 0 {
+        let (fresh, saved) = (forks.fresh, forks.saved_ms as f64 / 1e3);
+        text.push_str(&format!(
+            "\n**{fresh}** units were fresh in a fork, {saved:.1} s of compiling saved.\n"
+        ));
+    }
     let mut compiled: Vec<&Event> = of(Outcome::Miss).chain(of(Outcome::Unstored)).collect();
     compiled.sort_by_key(|e| std::cmp::Reverse(e.wall_us));
     if !compiled.is_empty() {

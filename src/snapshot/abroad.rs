@@ -72,7 +72,7 @@ pub fn pack(store: &Store, row: &SnapshotRow, machine: &Machine) -> Result<Optio
     let files = survey.files(&kept);
     let facts = survey.facts(&kept)?;
     let needs = portable.values().copied().collect();
-    let digest = digest(&kept);
+    let digest = digest(&kept)?;
     let units = kept.into_iter().cloned().collect();
     snapshot.names.retain(|(path, _)| files.contains_key(&units::path_of(path)));
     let texts: HashSet<&[u8]> =
@@ -108,18 +108,11 @@ pub fn pack(store: &Store, row: &SnapshotRow, machine: &Machine) -> Result<Optio
     Ok(Some(Parcel { body: postcard::to_stdvec(&packed)?, large: large.into_iter().collect(), digest }))
 }
 
-/// Names of the units, and what cargo knows them by.
-fn digest<'a>(units: impl IntoIterator<Item = &'a &'a Unit>) -> Hash {
-    let mut all: Vec<(&[u8], &str, u64)> =
-        units.into_iter().map(|u| (u.dir.as_slice(), u.name.as_str(), u.fingerprint)).collect();
+/// Names of the units, and what they were made from. Not what cargo knows them by: that depends on `CARGO_HOME`.
+fn digest<'a>(units: impl IntoIterator<Item = &'a &'a Unit>) -> Result<Hash> {
+    let mut all: Vec<_> = units.into_iter().map(|u| (&u.dir, &u.name, &u.inputs)).collect();
     all.sort_unstable();
-    let mut hash = blake3::Hasher::new();
-    hash.update(&VERSION.to_le_bytes()).update(&take::VERSION.to_le_bytes());
-    for (dir, name, fingerprint) in all {
-        hash.update(dir).update(&[0]).update(name.as_bytes()).update(&[0]);
-        hash.update(&fingerprint.to_le_bytes());
-    }
-    *hash.finalize().as_bytes()
+    Ok(*blake3::hash(&postcard::to_stdvec(&(VERSION, take::VERSION, all))?).as_bytes())
 }
 
 /// Cargo reads it when it has nothing to do, or a fork does.
@@ -200,8 +193,8 @@ pub fn unpack(
             needles.note(store, &file.hash, *names);
         }
     }
-    let digest = digest(&snapshot.units.iter().collect::<Vec<_>>());
-    Survey::new(store, &listing, &snapshot.units).note_runs();
+    let digest = digest(&snapshot.units.iter().collect::<Vec<_>>())?;
+    Survey::new(store, &listing, &snapshot.units).note_movable();
     store.promise(sizes.iter().map(|(hash, (size, executable))| (*hash, *size, *executable)))?;
     let (root, needed) = tree::save(store, &listing)?;
     snapshot.tree = root;

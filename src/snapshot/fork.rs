@@ -20,6 +20,7 @@ use super::freshness::{self, Moved, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
 use super::rehome;
+use super::survey::Survey;
 use super::take::Snapshot;
 use super::tree::{self, Item, Listing};
 use super::units::{self, Kind, Unit};
@@ -81,6 +82,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
             None => problems.push(path.clone()),
         }
     }
+    Survey::new(store, listing, &snapshot.units).note_rewritten(&texts);
     let mut units = snapshot.units.clone();
     for unit in &mut units {
         if let Some(path) = problems.iter().find(|p| belongs(unit, p)) {

@@ -65,11 +65,12 @@ impl<'a> Survey<'a> {
         }
         for (path, file) in outputs {
             let records = self.store.records_behind(&file.hash)?;
-            if !records.iter().any(|r| !machine::is_bound(r)) {
+            let made = records.iter().any(|r| !machine::is_bound(r));
+            if !made && !self.is_fact(machine::MOVABLE, &file.hash) {
                 return Ok(None);
             }
             needs.tools |= !is_library(path);
-            needs.cpu |= self.store.fact(machine::NATIVE, &file.hash).ok().flatten().is_some();
+            needs.cpu |= self.is_fact(machine::NATIVE, &file.hash);
         }
         Ok(Some(needs))
     }
@@ -94,8 +95,12 @@ impl<'a> Survey<'a> {
         if tree::below(self.listing, &dir).any(|(_, item)| matches!(item, Item::Symlink(_))) {
             return Ok(None);
         }
-        let ran = self.run_name(unit).and_then(|name| self.store.fact(machine::RAN, &name).ok()?);
-        Ok(ran.map(|_| Needs { tools: true, cpu: false, env: true }))
+        let ran = self.run_name(unit).is_some_and(|name| self.is_fact(machine::RAN, &name));
+        Ok(ran.then_some(Needs { tools: true, cpu: false, env: true }))
+    }
+
+    fn is_fact(&self, space: &'static str, key: &Hash) -> bool {
+        self.store.fact(space, key).ok().flatten().is_some()
     }
 
     /// See [`machine::run_name`].
@@ -104,11 +109,29 @@ impl<'a> Survey<'a> {
         Some(machine::run_name(&self.program(run)?, &tree::file(self.listing, &printed)?.hash))
     }
 
-    /// What is known of runs of build scripts follows from a tree that came from elsewhere.
-    pub fn note_runs(&self) {
-        let runs = self.units.iter().filter(|u| u.kind == Kind::RunBuildScript);
-        for name in runs.filter_map(|run| self.run_name(run)) {
-            let _ = self.store.set_fact(machine::RAN, &name, &[]);
+    /// What a run printed is written with other paths in a fork, and is the same run all the same.
+    pub fn note_rewritten(&self, texts: &BTreeMap<RelPath, Vec<u8>>) {
+        for run in self.units.iter().filter(|u| u.kind == Kind::RunBuildScript) {
+            let printed = run_dir(&units::path_of(&run.dir)).map(|dir| dir.join("output"));
+            if let Some(text) = printed.and_then(|path| texts.get(&path))
+                && self.run_name(run).is_some_and(|name| self.is_fact(machine::RAN, &name))
+                && let Some(program) = self.program(run)
+            {
+                let name = machine::run_name(&program, blake3::hash(text).as_bytes());
+                let _ = self.store.set_fact(machine::RAN, &name, &[]);
+            }
+        }
+    }
+
+    /// Remembers of units that came from elsewhere, and may be fresh here, that they may go on from here.
+    pub fn note_movable(&self) {
+        for unit in self.units.iter().filter(|u| u.problem.is_empty()) {
+            for (_, file) in self.compiled(unit) {
+                let _ = self.store.set_fact(machine::MOVABLE, &file.hash, &[]);
+            }
+            if let Some(name) = self.run_name(unit).filter(|_| unit.kind == Kind::RunBuildScript) {
+                let _ = self.store.set_fact(machine::RAN, &name, &[]);
+            }
         }
     }
 

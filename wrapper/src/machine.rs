@@ -18,6 +18,8 @@ use crate::{macros, natives};
 
 /// Facts about outputs that were made for this very processor.
 pub const NATIVE: &str = "native";
+/// Facts about outputs that came from elsewhere and that this machine might have made.
+pub const MOVABLE: &str = "movable";
 /// Facts about runs of build scripts that were stored and named no path but those; see [`run_name`].
 pub const RAN: &str = "ran";
 /// Facts about programs and macros: words in them that may be variables.

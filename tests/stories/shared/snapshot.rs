@@ -81,6 +81,26 @@ fn what_a_compiler_will_read_is_on_its_way_before_it_asks() {
 }
 
 #[test]
+fn machines_go_on_from_where_others_were() {
+    let server = Server::start();
+    let (one, two, three) = (mounted(), mounted(), mounted());
+    donor(&one, &server);
+    let edit = |c: &Checkout| c.edit("app/src/main.rs", "native {}", "nativ {}");
+    let second = machine(&two, "second", &server).env("CI", "1");
+    mount(&second);
+    edit(&second);
+    second.cargo("build").ok();
+    second.kache_prints("sync");
+    assert_eq!(server.objects("/snapshots/").len(), 2);
+    let third = machine(&three, "third", &server);
+    edit(&third);
+    let said = third.kache_prints("fork --verbose");
+    assert!(said.contains("9 of 9 units fresh"), "{said}");
+    third.cargo("build").ok().fresh();
+    assert!(third.prints("target/debug/app").contains("nativ "));
+}
+
+#[test]
 fn what_came_from_elsewhere_can_be_forked_again() {
     let server = Server::start();
     let (one, two) = (mounted(), mounted());
