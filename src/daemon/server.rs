@@ -12,8 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Invocation, Outcome};
 use kache_wrapper::claim::open_lock_file;
-use kache_wrapper::lookup::Lookup;
-use kache_wrapper::{finish, lookup, script};
+use kache_wrapper::finish::{self, Finished};
+use kache_wrapper::lookup::{Lookup, Wanted};
+use kache_wrapper::script;
 
 use super::engine::Engine;
 use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
@@ -170,7 +171,7 @@ impl Server {
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
-            Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
+            Body::HasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
@@ -180,21 +181,18 @@ impl Server {
                 Err(error) => Response::Failed(format!("{error:#}")),
             },
             Body::Finish { inv, plan, ran, shared } => {
-                match engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()) {
-                    Ok(finished) => Response::Finished(finished),
+                finished(engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()))
+            }
+            Body::ScriptLookup { inv, settings, shared } => {
+                match engine.script_lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
+                    Ok(found) => Response::ScriptLookup(found),
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
-            Body::ScriptLookup { inv, settings } => match script::lookup(engine, &inv, &settings) {
-                Ok(found) => Response::ScriptLookup(found),
-                Err(error) => Response::Failed(error.to_string()),
-            },
-            Body::ScriptHasNews(plan) => Response::News(script::has_news(engine, &plan).unwrap_or(false)),
-            Body::ScriptFinish { inv, plan, ran, found, left } => {
-                match script::finish(engine, &inv, &plan, &ran, &found, left) {
-                    Ok(finished) => Response::Finished(finished),
-                    Err(error) => Response::Failed(error.to_string()),
-                }
+            Body::ScriptHasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
+            Body::ScriptFinish { inv, plan, ran, found, left, shared } => {
+                let remote = remote_of(&inv, shared);
+                finished(engine.script_finish(&inv, &plan, &ran, &found, left, remote.as_ref()))
             }
             Body::Event(event) => {
                 self.note(event);
@@ -237,6 +235,13 @@ impl Server {
             resident: resident().unwrap_or(0),
             requests: self.requests.load(Ordering::Relaxed),
         }
+    }
+}
+
+fn finished(done: kache_wrapper::cache::Result<Finished>) -> Response {
+    match done {
+        Ok(finished) => Response::Finished(finished),
+        Err(error) => Response::Failed(error.to_string()),
     }
 }
 

@@ -1,50 +1,71 @@
 //! Lookups that may end at another machine's result.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
-use kache_wrapper::build;
+use kache_wrapper::build::{self, Build};
 use kache_wrapper::cache::{self, Content, Invocation, Placement, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Lookup};
+use kache_wrapper::lookup::{self, Answer, Lookup};
+use kache_wrapper::script::outputs::Found;
+use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
 
 use super::engine::Engine;
 use crate::remote::{self, Session, Sharing};
 
 impl Engine {
-    /// Looks an invocation up here, and if it is not here, where its builder shares results. `remote` is the
-    /// builder's, not the daemon's.
+    /// Looks a compile up here, and if it is not here, where its builder shares results. `remote` is the builder's, not
+    /// the daemon's.
     pub fn lookup(
         &self,
         inv: &Invocation,
         settings: &Settings,
         remote: Option<&Sharing>,
     ) -> cache::Result<Lookup> {
-        let Some(session) = self.session(remote) else { return lookup::lookup(self, inv, settings) };
-        let build = build::of(self, inv)?;
-        let lazy = self.is_mounted_build(inv);
+        let look = || lookup::lookup(self, inv, settings);
+        let Some(session) = self.session(remote) else { return look() };
+        let mut args = inv.argv.iter();
+        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
+        self.find_anywhere(inv, &session, remote, build::of(self, inv)?, dir, &look)
+    }
+
+    /// The same for a run of a build script.
+    pub fn script_lookup(
+        &self,
+        inv: &Invocation,
+        settings: &Settings,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<ScriptLookup> {
+        let look = || script::lookup(self, inv, settings);
+        let Some(session) = self.session(remote) else { return look() };
+        let dir = inv.env.iter().find(|(name, _)| name == "OUT_DIR").map(|(_, dir)| dir);
+        self.find_anywhere(inv, &session, remote, script::build(self, inv)?, dir, &look)
+    }
+
+    /// `dir` is where outputs will go.
+    fn find_anywhere<T: Answer>(
+        &self,
+        inv: &Invocation,
+        session: &Arc<Session>,
+        remote: Option<&Sharing>,
+        build: Option<Build>,
+        dir: Option<&OsString>,
+        look: &dyn Fn() -> cache::Result<T>,
+    ) -> cache::Result<T> {
+        // In a mount they will be views.
+        let lazy = dir.is_some_and(|dir| self.inside(&inv.cwd.join(dir)).is_some());
         if let Some(build) = &build {
-            let planner = remote.and_then(|r| r.planner.as_ref());
-            session.learn(build, lazy, planner);
+            session.learn(build, lazy, remote.and_then(|r| r.planner.as_ref()));
         }
-        let mut found = lookup::lookup(self, inv, settings)?;
-        if let Lookup::Miss(plan) = &found
-            && plan.store == lookup::Store::Yes
-            && session.find(self, inv, plan, lazy)
-        {
-            found = lookup::lookup(self, inv, settings)?;
+        let mut found = look()?;
+        if found.wanted().is_some_and(|wanted| session.find(self, inv, wanted, lazy)) {
+            found = look()?;
         }
-        if let Lookup::Hit(hit) = &found {
+        if let Some(hit) = found.hit() {
             remote::used(&self.store, build.as_ref(), &hit.key);
         }
         Ok(found)
-    }
-
-    /// Will outputs be views?
-    fn is_mounted_build(&self, inv: &Invocation) -> bool {
-        let mut args = inv.argv.iter();
-        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
-        dir.is_some_and(|dir| self.inside(&inv.cwd.join(dir)).is_some())
     }
 
     /// Stores what a compile made, and shares it in the background.
@@ -56,14 +77,39 @@ impl Engine {
         remote: Option<&Sharing>,
     ) -> cache::Result<Finished> {
         let finished = finish::finish(self, inv, plan, ran)?;
-        if let Finished::Stored(key, _) = &finished
+        self.share(&finished, remote, &|| build::of(self, inv))?;
+        Ok(finished)
+    }
+
+    /// The same for what a build script did. `left`: it ran over the remains of an earlier run.
+    pub fn script_finish(
+        &self,
+        inv: &Invocation,
+        plan: &ScriptPlan,
+        ran: &Ran,
+        found: &[Found],
+        left: bool,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<Finished> {
+        let finished = script::finish(self, inv, plan, ran, found, left)?;
+        self.share(&finished, remote, &|| script::build(self, inv))?;
+        Ok(finished)
+    }
+
+    fn share(
+        &self,
+        finished: &Finished,
+        remote: Option<&Sharing>,
+        build: &dyn Fn() -> cache::Result<Option<Build>>,
+    ) -> cache::Result<()> {
+        if let Finished::Stored(key, _) = finished
             && let Some(session) = self.session(remote)
         {
             remote::stored(&self.store, remote.map(|r| &r.remote), key);
-            remote::used(&self.store, build::of(self, inv)?.as_ref(), key);
+            remote::used(&self.store, build()?.as_ref(), key);
             session.upload_soon();
         }
-        Ok(finished)
+        Ok(())
     }
 
     /// `None` when nothing is shared, or cannot be.

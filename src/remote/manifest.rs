@@ -223,7 +223,8 @@ impl Session {
             for key in keys.iter().take(MAX_ENTRIES) {
                 let Some(shared) = self.store.shared(key).map_err(local)? else { continue };
                 let outputs = &shared.publication.entry.outputs;
-                if !outputs.iter().all(|o| self.is_somewhere(o)) {
+                let is_for_others = entry::is_for_others(&shared, self.bucket.settings().max_blob);
+                if !is_for_others || !outputs.iter().all(|o| self.is_somewhere(o)) {
                     continue;
                 }
                 for output in outputs.iter().filter(|o| o.size <= SMALL && !o.executable) {
@@ -244,9 +245,6 @@ impl Session {
     }
 
     fn is_somewhere(&self, output: &Output) -> bool {
-        if output.size > self.bucket.settings().max_blob {
-            return false;
-        }
         self.store.is_on_disk(&output.blob) || self.store.fetchable(&output.blob).is_ok_and(|f| f.is_some())
     }
 }

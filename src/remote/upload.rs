@@ -18,7 +18,7 @@ pub struct Pushed {
     pub entries: u64,
     /// Bytes sent.
     pub bytes: u64,
-    /// Entries that are no longer complete here, or may not be shared.
+    /// Entries that are no longer complete here, or of no use elsewhere.
     pub dropped: u64,
     pub failed: u64,
     /// The first failure.
@@ -136,7 +136,7 @@ async fn upload(
 ) -> kache_remote::Result<Done> {
     let local = |error: crate::store::error::Error| Error::Local(error.to_string());
     let Some(shared) = store.shared(key).map_err(local)? else { return Ok(Done::Dropped) };
-    if !entry::is_portable(&shared.publication.entry) {
+    if !entry::is_for_others(&shared, bucket.settings().max_blob) {
         return Ok(Done::Dropped);
     }
     if bucket.has_entry(&key.0).await? {
@@ -145,9 +145,6 @@ async fn upload(
     let mut sent = 0;
     let mut tasks = JoinSet::new();
     for output in &shared.publication.entry.outputs {
-        if output.size > bucket.settings().max_blob {
-            return Ok(Done::Dropped);
-        }
         // An entry that came from a remote and was never opened here has nothing to give.
         let Ok(file) = store.open_blob(&output.blob) else { return Ok(Done::Dropped) };
         let (bucket, slots, scratch) = (Arc::clone(bucket), Arc::clone(slots), store.scratch());

@@ -44,5 +44,6 @@ mod unmounted {
 mod shared {
     mod lazy;
     mod restore;
+    mod scripts;
     mod trouble;
 }

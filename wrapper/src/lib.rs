@@ -27,3 +27,5 @@ pub mod script;
 #[cfg(test)]
 mod testing;
 mod toolchain;
+
+pub use prefixes::MARK;

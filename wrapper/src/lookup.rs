@@ -75,6 +75,84 @@ impl Hit {
     }
 }
 
+/// What a lookup came to.
+pub trait Answer {
+    fn hit(&self) -> Option<&Hit>;
+    /// What is worth looking for elsewhere.
+    fn wanted(&self) -> Option<&dyn Wanted>;
+}
+
+impl Answer for Lookup {
+    fn hit(&self) -> Option<&Hit> {
+        if let Lookup::Hit(hit) = self { Some(hit) } else { None }
+    }
+
+    fn wanted(&self) -> Option<&dyn Wanted> {
+        match self {
+            Lookup::Miss(plan) if plan.store == Store::Yes => Some(&**plan),
+            _ => None,
+        }
+    }
+}
+
+/// An action whose result is not known here.
+pub trait Wanted {
+    /// Names it as exactly as it is known.
+    fn name(&self) -> [u8; 32];
+
+    /// `None`: its result is nobody else's.
+    fn invocation(&self) -> Option<InvocationKey>;
+
+    /// Number of input records at the time of the lookup.
+    fn records(&self) -> usize;
+
+    /// Entries that were looked for in vain.
+    fn missing(&self) -> &[EntryKey];
+
+    /// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
+    /// them is not here, or the record cannot be read.
+    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>>;
+
+    /// Was something published for it since the lookup: another number of records, or an entry that was missing?
+    fn has_news(&self, cache: &dyn Cache) -> Result<bool> {
+        let Some(invocation) = self.invocation() else { return Ok(false) };
+        if cache.records(&invocation)?.len() != self.records() {
+            return Ok(true);
+        }
+        for key in self.missing() {
+            if cache.entry(key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Wanted for Plan {
+    fn name(&self) -> [u8; 32] {
+        self.claim
+    }
+
+    fn invocation(&self) -> Option<InvocationKey> {
+        self.invocation
+    }
+
+    fn records(&self) -> usize {
+        self.records
+    }
+
+    fn missing(&self) -> &[EntryKey] {
+        &self.missing
+    }
+
+    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>> {
+        let (Some(invocation), Some(record)) = (&self.invocation, InputRecord::from_bytes(record)) else {
+            return Ok(None);
+        };
+        record.entry_key(cache, inv, invocation, &self.prefixes, self.compile.diagnostic_width.as_deref())
+    }
+}
+
 /// How to compile, and all that is needed afterwards to store the result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -151,44 +229,6 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
     };
     let plan = plan(cache, compile, known, settings, &records, inv, reason)?;
     Ok(Lookup::Miss(Box::new(Plan { missing, ..plan })))
-}
-
-/// Was something published for this plan's invocation since it was made?
-pub fn has_news(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
-    let Some(invocation) = &plan.invocation else { return Ok(false) };
-    is_news(cache, invocation, plan.records, &plan.missing)
-}
-
-/// Has an invocation another number of records now, or is there one of the entries that were missing?
-pub(crate) fn is_news(
-    cache: &dyn Cache,
-    invocation: &InvocationKey,
-    records: usize,
-    missing: &[EntryKey],
-) -> Result<bool> {
-    if cache.records(invocation)?.len() != records {
-        return Ok(true);
-    }
-    for key in missing {
-        if cache.entry(key)?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
-/// them is not here, or the record cannot be read.
-pub fn entry_key(
-    cache: &dyn Cache,
-    inv: &Invocation,
-    plan: &Plan,
-    record: &[u8],
-) -> Result<Option<EntryKey>> {
-    let (Some(invocation), Some(record)) = (&plan.invocation, InputRecord::from_bytes(record)) else {
-        return Ok(None);
-    };
-    record.entry_key(cache, inv, invocation, &plan.prefixes, plan.compile.diagnostic_width.as_deref())
 }
 
 fn contains_mark(s: &std::ffi::OsStr) -> bool {
