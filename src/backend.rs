@@ -15,7 +15,7 @@ use kache_wrapper::lookup::{self, Hit, Lookup, Plan, Wanted};
 use kache_wrapper::script::outputs::Found;
 use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::client::{Client, SIGN_OF_LIFE};
 use crate::daemon::protocol::{Body, Response};
 use crate::daemon::start;
@@ -269,9 +269,12 @@ impl Backend {
 
 /// Configuration as the caller of the compiler has it; bad values do not stop a build.
 pub fn config(inv: &Invocation) -> Config {
-    let env = |name: &str| -> Option<OsString> { inv.var(name).map(OsStr::to_owned) };
-    Config::load(&env, &inv.cwd).unwrap_or_else(|error| {
-        let config = Config::default_for(&env);
+    config_of(&|name: &str| inv.var(name).map(OsStr::to_owned), &inv.cwd)
+}
+
+pub fn config_of(env: config::Env, cwd: &Path) -> Config {
+    Config::load(env, cwd).unwrap_or_else(|error| {
+        let config = Config::default_for(env);
         crate::log::warn(&config.cache_dir, &format!("{error:#}; using defaults"));
         config
     })

@@ -1,6 +1,7 @@
 //! The settings of the remote, from text to what they mean.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,12 @@ const SDK_ENV: &[&str] = &[
     "AWS_USE_FIPS_ENDPOINT",
     "HOME",
 ];
+
+/// PEM file with the certificates to trust, as other programs are told.
+pub fn certificates(env: Env) -> Option<PathBuf> {
+    let set = |name| env(name).filter(|path| !path.is_empty());
+    set("AWS_CA_BUNDLE").or_else(|| set("SSL_CERT_FILE")).map(PathBuf::from)
+}
 
 /// `None` when nothing is to be shared.
 pub fn settings<'a>(get: &dyn Fn(&str) -> &'a str, env: Env) -> Result<Option<Settings>> {
@@ -97,6 +104,7 @@ pub fn settings<'a>(get: &dyn Fn(&str) -> &'a str, env: Env) -> Result<Option<Se
         path_style,
         credentials,
         env: sdk,
+        certificates: certificates(env),
         mode,
         concurrency: concurrency as usize,
         timeout: timeout.max(Duration::from_secs(1)),

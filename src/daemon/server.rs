@@ -16,6 +16,7 @@ use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{Lookup, Wanted};
 use kache_wrapper::script;
 
+use super::callers::Callers;
 use super::engine::Engine;
 use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
 use super::{signals, socket};
@@ -31,6 +32,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(3600);
 
 struct Server {
     engine: Engine,
+    callers: Callers,
     started: Instant,
     requests: AtomicU64,
     active: AtomicUsize,
@@ -61,6 +63,7 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
 
     let server = Arc::new(Server {
         engine: Engine::open(config)?,
+        callers: Callers::default(),
         started: Instant::now(),
         requests: AtomicU64::new(0),
         active: AtomicUsize::new(0),
@@ -155,7 +158,7 @@ impl Server {
         match request.body {
             Body::Lookup { inv, settings, spent_us, shared } => {
                 let began = Instant::now();
-                match engine.lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
+                match engine.lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
                     Ok(mut found) => {
                         match &mut found {
                             // A hit is noted here and now: the caller has nothing to say after it.
@@ -181,18 +184,18 @@ impl Server {
                 Err(error) => Response::Failed(format!("{error:#}")),
             },
             Body::Finish { inv, plan, ran, shared } => {
-                finished(engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()))
+                finished(engine.finish(&inv, &plan, &ran, self.sharing(&inv, shared).as_deref()))
             }
             Body::ScriptLookup { inv, settings, shared } => {
-                match engine.script_lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
+                match engine.script_lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
                     Ok(found) => Response::ScriptLookup(found),
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
             Body::ScriptHasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
             Body::ScriptFinish { inv, plan, ran, found, left, shared } => {
-                let remote = remote_of(&inv, shared);
-                finished(engine.script_finish(&inv, &plan, &ran, &found, left, remote.as_ref()))
+                let remote = self.sharing(&inv, shared);
+                finished(engine.script_finish(&inv, &plan, &ran, &found, left, remote.as_deref()))
             }
             Body::Event(event) => {
                 self.note(event);
@@ -215,6 +218,11 @@ impl Server {
             }
             Body::Stop => Response::Done,
         }
+    }
+
+    /// The remote of whoever asks: theirs are the environment and the project's file, not the daemon's.
+    fn sharing(&self, inv: &Invocation, shared: bool) -> Option<Arc<Sharing>> {
+        shared.then(|| self.callers.sharing(inv)).flatten()
     }
 
     /// Events are told, not asked: there is no answer.
@@ -243,12 +251,6 @@ fn finished(done: kache_wrapper::cache::Result<Finished>) -> Response {
         Ok(finished) => Response::Finished(finished),
         Err(error) => Response::Failed(error.to_string()),
     }
-}
-
-/// The remote of whoever asks: theirs are the environment and the project's file, not the daemon's.
-fn remote_of(inv: &Invocation, shared: bool) -> Option<Sharing> {
-    let config = shared.then(|| crate::backend::config(inv))?;
-    Some(Sharing { remote: config.remote?, planner: config.planner })
 }
 
 /// Bytes of memory of this process.

@@ -129,14 +129,12 @@ impl Session {
     /// What the planner says to fetch first, and then the rest. What it names beyond the manifest is taken in.
     async fn ordered(&self, mut known: Vec<Needed>, planner: Option<(Planner, Ask)>) -> Vec<Needed> {
         let Some((planner, ask)) = planner else { return known };
-        let asked = tokio::task::spawn_blocking(move || planner.ask(&ask)).await;
-        let keys = match asked {
-            Ok(Ok(answer)) => answer.keys,
-            Ok(Err(error)) => {
+        let keys = match planner.ask(&ask).await {
+            Ok(answer) => answer.keys,
+            Err(error) => {
                 tracing::warn!("the planner did not help: {error:#}");
                 return known;
             }
-            Err(_) => return known,
         };
         let keys = keys.iter().take(MAX_ENTRIES).filter_map(|k| blake3::Hash::from_hex(k).ok());
         let mut rank: HashMap<Hash, usize> = HashMap::new();
@@ -235,7 +233,7 @@ impl Session {
                 manifest.entries.push(entry::pack(&shared)?);
             }
             self.block_on(self.bucket.put_manifest(&build, &manifest))?;
-            if let Some(Err(error)) = planner.map(|p| p.learn(&learn)) {
+            if let Some(Err(error)) = planner.map(|p| self.block_on(p.learn(&learn))) {
                 tracing::warn!("the planner was not told: {error:#}");
             }
             self.store.set_fact("manifest", &name, &digest).map_err(|e| Error::Local(e.to_string()))?;

@@ -45,5 +45,6 @@ mod shared {
     mod lazy;
     mod restore;
     mod scripts;
+    mod tls;
     mod trouble;
 }

@@ -209,10 +209,14 @@ fn doctor_says_what_is_wrong_with_the_remote() {
 }
 
 /// A planner of this test's own, ended with it.
-struct Planner(std::process::Child, String);
+pub struct Planner(std::process::Child, String);
 
 impl Planner {
-    fn start(checkout: &Checkout) -> Planner {
+    pub fn endpoint(&self) -> &str {
+        &self.1
+    }
+
+    pub fn start(checkout: &Checkout) -> Planner {
         use std::io::BufRead;
         let mut command = checkout.command(checkout.world().kache_program());
         command.args(["planner", "--listen", "127.0.0.1:0"]).stdout(std::process::Stdio::piped());
@@ -237,7 +241,7 @@ fn a_planner_helps_where_it_can_and_is_not_needed() {
     let (one, two, three) = (World::plain(), World::plain(), World::plain());
     let first = machine(&one, "first", &server).env("KACHE_PLANNER_TOKEN", "t");
     let planner = Planner::start(&first);
-    let first = first.env("KACHE_PLANNER_ENDPOINT", &planner.1);
+    let first = first.env("KACHE_PLANNER_ENDPOINT", planner.endpoint());
     first.cargo("build").ok();
     first.kache_prints("sync");
     // Without manifests, only the planner knows what to fetch ahead.
@@ -246,7 +250,7 @@ fn a_planner_helps_where_it_can_and_is_not_needed() {
     }
     let with = |world: &World, token: &str| {
         let it = machine(world, "second", &server).env("KACHE_PLANNER_TOKEN", token);
-        let it = it.env("KACHE_PLANNER_ENDPOINT", &planner.1);
+        let it = it.env("KACHE_PLANNER_ENDPOINT", planner.endpoint());
         start_daemon(&it);
         it.cargo("build").ok().all_hit();
     };
