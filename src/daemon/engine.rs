@@ -482,7 +482,7 @@ impl Cache for Engine {
             self.store.used(&key.0);
         }
         if !outside.is_empty() {
-            self.fetch(&outside)?;
+            self.fetch(key, &outside)?;
             mode = mode.max(self.store.restore(key, &outside)?);
         }
         Ok(mode)

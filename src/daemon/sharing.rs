@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kache_wrapper::build::{self, Build};
-use kache_wrapper::cache::{self, Content, Invocation, Placement, Settings};
+use kache_wrapper::cache::{self, Cache, Content, EntryKey, Invocation, Placement, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::lookup::{self, Answer, Lookup};
@@ -123,8 +124,8 @@ impl Engine {
         }
     }
 
-    /// Brings here what is to be restored outside of mounts.
-    pub(super) fn fetch(&self, files: &[Placement]) -> kache_remote::Result<()> {
+    /// Brings here what is to be restored outside of mounts, unless making it again is quicker.
+    pub(super) fn fetch(&self, key: &EntryKey, files: &[Placement]) -> cache::Result<()> {
         let blobs = files.iter().filter_map(|f| match &f.content {
             Content::Blob { hash, .. } => Some(*hash),
             Content::Bytes(_) => None,
@@ -132,7 +133,12 @@ impl Engine {
         // What nobody promised is for the store to miss.
         let promised =
             blobs.filter(|h| !self.store.is_on_disk(h) && self.store.fetchable(h).is_ok_and(|f| f.is_some()));
-        self.remotes.fetch(&promised.collect::<Vec<_>>())
+        let promised: Vec<_> = promised.collect();
+        if promised.is_empty() {
+            return Ok(());
+        }
+        let took = self.store.entry(key)?.map_or(0, |entry| entry.took_ms);
+        Ok(self.remotes.fetch(&promised, Some(Instant::now() + Duration::from_millis(took)))?)
     }
 
     /// Tries again what failed, and what came while the last worker was about to end.

@@ -75,11 +75,12 @@ impl Remotes {
         Ok(session)
     }
 
-    /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here.
+    /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here. With `until` it is
+    /// better to do without them than to wait longer.
     ///
     /// # Errors
     /// One of them is not here and cannot be had.
-    pub fn fetch(&self, wanted: &[Hash]) -> kache_remote::Result<()> {
+    pub fn fetch(&self, wanted: &[Hash], until: Option<Instant>) -> kache_remote::Result<()> {
         let missing: Vec<&Hash> = wanted.iter().filter(|h| !self.store.is_on_disk(h)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -94,7 +95,7 @@ impl Remotes {
             let Some((size, executable)) = known else { return Err(gone()) };
             let mut last = gone();
             let found = sessions.iter().any(|session| {
-                let fetched = session.fetch_blob(hash, size, executable);
+                let fetched = session.fetch_blob(hash, size, executable, until);
                 fetched.map_err(|error| last = error).is_ok()
             });
             if !found {

@@ -104,14 +104,13 @@ impl Session {
     pub(super) fn judge(&self, answer: kache_remote::Result<Duration>, began: Instant) {
         let saved = match &answer {
             Ok(saved) => {
-                self.gate.answered();
+                if !saved.is_zero() {
+                    self.gate.helped();
+                }
                 *saved
             }
             Err(error) => {
                 tracing::info!(%error, "the remote did not help");
-                if error.is_about_one_object() {
-                    crate::log::append(&self.log, &error.to_string());
-                }
                 self.warn(self.gate.failed(error));
                 Duration::ZERO
             }
@@ -217,22 +216,41 @@ impl Session {
     }
 
     /// Fetches one blob, for whoever opens it. One that is gone or wrong makes everything that needs it stale.
-    pub fn fetch_blob(&self, hash: &Hash, size: u64, executable: bool) -> kache_remote::Result<()> {
+    ///
+    /// With `until` the blob is to save time that ends then: a remote that is left alone is not asked, and one that is
+    /// slow is not waited for longer.
+    pub fn fetch_blob(
+        &self,
+        hash: &Hash,
+        size: u64,
+        executable: bool,
+        until: Option<Instant>,
+    ) -> kache_remote::Result<()> {
+        let began = Instant::now();
+        let until = match (until, self.gate.patience()) {
+            (Some(_), None) => return Err(Error::Local("the remote is left alone for this build".into())),
+            (Some(until), Some(patience)) => Some(until.max(began + patience)),
+            (None, _) => None,
+        };
         let one = self.one_fetch(hash);
         let (store, bucket, wanted) = (Arc::clone(&self.store), Arc::clone(&self.bucket), *hash);
         // On a thread of the runtime: those of a mount have stacks that are too small for it.
-        let task = async move { fetch(&store, &bucket, &one, &wanted, size, executable).await };
-        let fetched = self.handle.block_on(self.handle.spawn(task));
-        let fetched = fetched.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into())));
+        let task =
+            self.handle.spawn(async move { fetch(&store, &bucket, &one, &wanted, size, executable).await });
+        let task =
+            async { task.await.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into()))) };
+        let fetched = match until {
+            Some(until) => self.within(until, task),
+            None => self.handle.block_on(task),
+        };
         lock(&self.fetching).remove(hash);
-        if let Err(error) = &fetched {
-            if error.is_about_one_object()
-                && let Err(error) = self.store.unfetchable(hash)
-            {
-                tracing::warn!(%error, "cannot forget a blob");
-            }
-            crate::log::append(&self.log, &error.to_string());
+        if let Err(error) = &fetched
+            && error.is_about_one_object()
+            && let Err(error) = self.store.unfetchable(hash)
+        {
+            tracing::warn!(%error, "cannot forget a blob");
         }
+        self.judge(fetched.clone().map(|()| Duration::MAX), began);
         fetched
     }
 
@@ -253,9 +271,8 @@ impl Session {
     /// Once for each build, to the log of kache, where a person looks.
     fn warn(&self, why: Option<String>) {
         if let Some(why) = why {
-            let message = format!("the remote is left alone for this build: {why}");
-            tracing::warn!("{message}");
-            crate::log::append(&self.log, &message);
+            tracing::warn!("{why}");
+            crate::log::append(&self.log, &why);
         }
     }
 }
