@@ -92,7 +92,13 @@ impl Remotes {
         for hash in missing {
             let known = self.store.fetchable(hash).map_err(|e| Error::Local(e.to_string()))?;
             let gone = || Error::Gone { name: format!("blob {}", kache_remote::hex(hash)) };
-            let Some((size, executable)) = known else { return Err(gone()) };
+            let Some((size, executable)) = known else {
+                if self.store.is_on_disk(hash) {
+                    // It came meanwhile, and nobody needs to know any more where from.
+                    continue;
+                }
+                return Err(gone());
+            };
             let mut last = gone();
             let found = sessions.iter().any(|session| {
                 let fetched = session.fetch_blob(hash, size, executable, until);
