@@ -42,6 +42,7 @@ mod unmounted {
 
 /// Machines that know nothing of each other but a bucket.
 mod shared {
+    mod ci;
     mod lazy;
     mod restore;
     mod scripts;
