@@ -20,7 +20,7 @@ fn bash(checkout: &Checkout, options: &[&str], script: &str, env: &[(String, Str
     let path = checkout.sh("echo $PATH");
     let mut command = checkout.command("bash");
     command.args(options).arg(&file).env("PATH", format!("{}:{}", bin.display(), path.trim()));
-    // The wrapper is what the script says.
+    // The wrapper is what the script says; and some have their own PATH.
     command.env_remove("RUSTC_WRAPPER").envs(env.iter().cloned()).output().unwrap()
 }
 
@@ -31,6 +31,9 @@ fn prints(output: Output) -> String {
     assert!(output.status.success(), "{all}");
     all
 }
+
+/// What `shell: bash` means there.
+const GITHUB_BASH: &[&str] = &["--noprofile", "--norc", "-eo", "pipefail"];
 
 /// A step of the action: the variables that it sets, and what it runs.
 struct Step {
@@ -92,14 +95,48 @@ fn run_action(checkout: &Checkout, with: &[(&str, &str)], fails: bool) -> (Strin
         }
         env.push(("GITHUB_STEP_SUMMARY".into(), summary.display().to_string()));
         env.push(("GITHUB_WORKSPACE".into(), checkout.dir().display().to_string()));
-        // What `shell: bash` means there.
-        let output = bash(checkout, &["--noprofile", "--norc", "-eo", "pipefail"], &step.run, &env);
+        let output = bash(checkout, GITHUB_BASH, &step.run, &env);
         let last = at + 1 == steps.len();
         assert_eq!(output.status.success(), !(fails && last), "{}", String::from_utf8_lossy(&output.stderr));
         said += &String::from_utf8_lossy(&output.stdout);
         said += &String::from_utf8_lossy(&output.stderr);
     }
     (std::fs::read_to_string(summary).unwrap(), said)
+}
+
+/// Cargo is told how to install what is in a repository: its newest commit, or another one.
+#[test]
+fn the_action_installs_kache() {
+    let world = World::plain();
+    let checkout = world.project(
+        "repository",
+        &[
+            ("Cargo.toml", "[package]\nname = \"kache\"\nversion = \"1.0.0\"\nedition = \"2024\"\n"),
+            ("src/main.rs", "fn main() {\n    println!(\"one\");\n}\n"),
+            (".gitignore", "target"),
+        ],
+    );
+    let commit =
+        "git add . && git -c user.name=n -c user.email=n@localhost commit -qm c && git rev-parse HEAD";
+    checkout.sh("cargo generate-lockfile && git init -qb main");
+    let first = checkout.sh(commit).trim().to_owned();
+    checkout.edit("src/main.rs", "one", "two");
+    checkout.sh(commit);
+    let repository = format!("file://{}", checkout.dir().display());
+    let (inputs, steps) = action();
+    let newest = &inputs.iter().find(|(name, _)| name == "version").unwrap().1;
+    for (version, says) in [(newest, "two\n"), (&first, "one\n")] {
+        let script = steps[0].run.replace("https://github.com/kache-build/kache", &repository);
+        assert!(script.contains(&repository), "{script}");
+        let env = [
+            ("REVISION".to_owned(), version.clone()),
+            ("PATH".to_owned(), checkout.sh("echo $PATH").trim().to_owned()),
+            ("CARGO_NET_OFFLINE".to_owned(), "false".to_owned()),
+            ("CARGO_INSTALL_ROOT".to_owned(), world.root().join(version).display().to_string()),
+        ];
+        prints(bash(&checkout, GITHUB_BASH, &script, &env));
+        assert_eq!(checkout.prints(world.root().join(version).join("bin/kache")), says);
+    }
 }
 
 fn runner(world: &World) -> Checkout {
