@@ -1,6 +1,6 @@
 //! What is the same is fresh.
 
-use super::support::World;
+use super::support::{Run, World};
 use super::worktree::{built, copy, copy_to, counts, fork, forked, same_as_plain};
 
 #[test]
@@ -92,4 +92,52 @@ fn two_forks_do_not_see_each_other() {
     assert!(a.prints("target/debug/app").contains("from a"));
     assert!(b.prints("target/debug/app").contains("from b"));
     assert!(donor.prints("target/debug/app").contains("hello"));
+}
+
+#[test]
+fn the_first_edit_uses_the_incremental_state_of_the_donor() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    donor.edit("base/src/words.rs", "hello", "one");
+    donor.edit("app/src/main.rs", "native {}", "nativ {}");
+    donor.cargo("build").ok().only("edit", &["base lib", "app bin"]);
+    let adopted = |run: &Run| run.events.iter().filter(|e| e.reason.contains("another checkout")).count();
+    for other in [forked(&donor, "other"), forked(&donor, "another")] {
+        other.cargo("build").ok().fresh();
+        other.edit("base/src/words.rs", "one", "two");
+        other.sh("touch stamp");
+        let run = other.cargo("build").ok();
+        run.only("edit", &["base lib", "app bin"]);
+        assert_eq!(adopted(&run), 2, "{}", run.account());
+        assert!(other.prints("target/debug/app").contains("two"));
+        // rustc agrees: what it has not compiled again is the donor's.
+        let newest = "find -L target/debug/incremental -type d -path '*/base-*/s-*' -printf '%T@ %p\\n' | sort -n | tail -1";
+        let reused =
+            format!("cd \"$({newest} | cut -d' ' -f2)\" && find . -name '*.o' ! -newer \"$OLDPWD/stamp\"");
+        assert!(!other.sh(&reused).is_empty());
+        // Its own from now on.
+        other.edit("base/src/words.rs", "two", "three");
+        let run = other.cargo("build").ok();
+        assert_eq!(adopted(&run), 0, "{}", run.account());
+        assert!(other.prints("target/debug/app").contains("three"));
+        same_as_plain(&other);
+    }
+    donor.cargo("build").ok().fresh();
+}
+
+/// State that was made with other options would give another program.
+#[test]
+fn incremental_state_of_other_options_is_not_used() {
+    let world = World::new();
+    let donor = built(&world, "build").env("RUSTFLAGS", "--cfg story");
+    donor.cargo("build").ok();
+    donor.edit("app/src/main.rs", "native {}", "nativ {}");
+    donor.cargo("build").ok().only("edit", &["app bin"]);
+    let other = forked(&donor, "other");
+    other.cargo("build").ok();
+    other.edit("app/src/main.rs", "nativ {}", "native {}!");
+    let run = other.cargo("build").ok();
+    run.only("edit", &["app bin"]);
+    assert!(!run.account().contains("another checkout"), "{}", run.account());
+    assert!(other.prints("target/debug/app").contains("cfg false"));
 }

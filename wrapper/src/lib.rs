@@ -15,6 +15,7 @@ pub mod depinfo;
 mod exec;
 pub mod finish;
 mod hasher;
+pub mod incremental;
 pub mod key;
 mod linker;
 pub mod lookup;

@@ -14,6 +14,7 @@ use crate::cache::{
 use crate::closure::Closure;
 use crate::depinfo;
 use crate::hasher::Hasher;
+use crate::incremental;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
 use crate::record::{self, InputRecord};
@@ -168,6 +169,8 @@ pub struct Plan {
     /// By which processes agree who compiles.
     pub claim: [u8; 32],
     pub store: Store,
+    /// Incremental state that may be of use in other checkouts.
+    pub session: Option<incremental::Session>,
     /// Why there was no hit, for people.
     pub reason: String,
     pub prefixes: Prefixes,
@@ -297,6 +300,10 @@ fn plan(
         Store::Yes => compile.args_without_incremental(),
         Store::Edit => compile.args.clone(),
     });
+    let session = match store {
+        Store::Edit if known.remap => incremental::session(inv, &compile, &known.toolchain, &known.prefixes),
+        _ => None,
+    };
     let claim = claim_name(cache, inv, &known, &compile, records)?;
     let compressed = compile.unstable.iter().any(|(n, _)| n == "debuginfo-compression")
         || inv.argv.iter().any(|a| a.to_string_lossy().contains("compress-debug-sections"));
@@ -308,6 +315,7 @@ fn plan(
         missing: Vec::new(),
         claim,
         store,
+        session,
         reason,
         prefixes: known.prefixes,
         closure: known.closure,
