@@ -18,9 +18,7 @@ impl Place {
     /// `None` if there is no cargo workspace.
     pub fn of(target: &Path, hint: Option<&Path>) -> Option<Place> {
         let workspace = target.parent().and_then(workspace_above).or_else(|| workspace_above(hint?))?;
-        let cargo_home = std::env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+        let cargo_home = cargo_home()?;
         Some(Place {
             repository: workspace.ancestors().find(|d| d.join(".git").exists()).map(Path::to_owned),
             cargo_home: fs::canonicalize(&cargo_home).unwrap_or(cargo_home),
@@ -30,8 +28,13 @@ impl Place {
     }
 }
 
+pub fn cargo_home() -> Option<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+}
+
 /// The nearest directory with a `Cargo.lock`, else the nearest with a `[workspace]`, else with a `Cargo.toml`.
-fn workspace_above(dir: &Path) -> Option<PathBuf> {
+pub fn workspace_above(dir: &Path) -> Option<PathBuf> {
     let packages = || dir.ancestors().filter(|d| d.join("Cargo.toml").is_file());
     let is_workspace =
         |d: &&Path| fs::read_to_string(d.join("Cargo.toml")).is_ok_and(|t| t.contains("[workspace"));
