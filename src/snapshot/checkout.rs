@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -69,6 +70,17 @@ pub fn about(place: &Place) -> About {
     }
     let identity = *hash.finalize().as_bytes();
     About { identity, commit: git.and_then(|g| g.head()).unwrap_or_default() }
+}
+
+/// What is checked out, and when that last changed (nanoseconds since the Unix epoch). Empty without a repository.
+pub fn head(place: &Place) -> (String, i64) {
+    let Some(git) = place.repository.as_deref().and_then(Git::of) else { return (String::new(), 0) };
+    let time = |path: PathBuf| {
+        let meta = fs::metadata(path).ok()?;
+        Some(meta.mtime() * 1_000_000_000 + meta.mtime_nsec())
+    };
+    let moved = time(git.dir.join("logs/HEAD")).or_else(|| time(git.dir.join("HEAD")));
+    (git.head().unwrap_or_default(), moved.unwrap_or(i64::MAX))
 }
 
 /// Names of the packages in `Cargo.lock` that come from no registry; without one, the name in `Cargo.toml`.

@@ -19,6 +19,7 @@ use super::depinfo::{DepInfo, Root};
 use super::freshness::{self, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
+use super::renew;
 use super::take::Snapshot;
 use super::tree::{self, Item, Listing};
 use super::units::{self, Kind, Unit};
@@ -91,9 +92,22 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
             unit.bound = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
     }
+    let read =
+        |path: &RelPath| Ok(store.read_blob(&tree::file(listing, path).context("no such file")?.hash)?);
+    let renewed = renew::renew(&mut units, to, &read);
+    for (at, files) in &renewed {
+        if files.iter().any(|(path, _)| texts.contains_key(path)) {
+            units[*at].problem = "its fingerprint names the other checkout".into();
+        }
+    }
     let (verdicts, newest) = freshness::judge(&units, from, to, &inputs, &rewritten, now);
     let newest = if newest == 0 { now } else { newest };
 
+    for (at, files) in renewed {
+        if verdicts[at].is_fresh() {
+            texts.extend(files);
+        }
+    }
     let dropped = dropped(&units, &verdicts, moved);
     let times = times(listing, newest);
     let mut plan = Plan { files: Vec::new(), fresh: 0, stale: Vec::new(), saved_ms: 0, bytes: 0 };

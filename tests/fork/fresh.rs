@@ -141,3 +141,68 @@ fn incremental_state_of_other_options_is_not_used() {
     assert!(!run.account().contains("another checkout"), "{}", run.account());
     assert!(other.prints("target/debug/app").contains("cfg false"));
 }
+
+/// A package with a build script that declares nothing, and one that depends on it.
+const UNDECLARED: &[(&str, &str)] = &[
+    ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"b\"]\nresolver = \"2\"\n"),
+    (
+        "Cargo.lock",
+        "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"0.1.0\"\ndependencies = [\n \"b\",\n]\n\n\
+         [[package]]\nname = \"b\"\nversion = \"0.1.0\"\n",
+    ),
+    (
+        "a/Cargo.toml",
+        "[package]\nname = \"a\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[dependencies]\nb = { path = \"../b\" }\n",
+    ),
+    ("a/src/main.rs", "fn main() { println!(\"{}\", b::WORDS); }\n"),
+    (
+        "b/Cargo.toml",
+        "[package]\nname = \"b\"\nversion = \"0.1.0\"\nedition = \"2021\"\nexclude = [\"/notes\"]\n",
+    ),
+    ("b/words.txt", "one"),
+    (
+        "b/build.rs",
+        "fn main() { println!(\"cargo::rustc-env=WORDS={}\", std::fs::read_to_string(\"words.txt\").unwrap()); }\n",
+    ),
+    ("b/src/lib.rs", "pub const WORDS: &str = env!(\"WORDS\");\n"),
+    ("b/notes/later.txt", "not of the package"),
+];
+
+#[test]
+fn a_build_script_that_declares_nothing_is_fresh_if_its_package_is_the_same() {
+    let world = World::new();
+    for with_git in [false, true] {
+        let name = |n: &str| format!("{n}-{with_git}");
+        let donor = world.project(&name("donor"), UNDECLARED);
+        if with_git {
+            donor.write(".gitignore", "target\nignored\n");
+            donor.sh("git init -q && git remote add origin https://example.com/x && git add . && git -c user.name=a -c user.email=a@b commit -qm one");
+        }
+        donor.cargo("build").ok();
+        let other = copy(&donor, &name("other"));
+        other.sh("find . -path ./target -prune -o -type f -exec touch {} +");
+        let said = fork(&donor, &other);
+        let (fresh, all) = counts(&said);
+        assert_eq!(fresh, all, "{said}");
+        let run = other.cargo("build").ok();
+        run.fresh();
+        // And it can be forked again.
+        let third = forked(&other, &name("third"));
+        third.cargo("build").ok().fresh();
+        third.write("b/words.txt", "three");
+        third.cargo("build").ok();
+        assert_eq!(third.prints("target/debug/a"), "three\n");
+
+        for (n, change) in
+            ["echo two > b/words.txt", "touch b/more.txt", "rm b/notes/later.txt"].iter().enumerate()
+        {
+            let changed = copy(&donor, &name(&format!("changed-{n}")));
+            changed.sh(change);
+            let said = fork(&donor, &changed);
+            assert!(said.contains("declares no inputs") || said.contains("is different"), "{change}: {said}");
+            changed.cargo("build").ok();
+            let words = changed.read("b/words.txt");
+            assert_eq!(changed.prints("target/debug/a").trim(), words.trim());
+        }
+    }
+}

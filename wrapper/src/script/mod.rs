@@ -111,6 +111,11 @@ pub fn program(compile: &Compile) -> PathBuf {
     compile.out_dir.join(compile.stem())
 }
 
+/// Does a script with this program ask git, as far as its words tell?
+pub fn reads_git(program: &[u8]) -> bool {
+    Habits::read(program).git
+}
+
 pub fn is_excluded(inv: &Invocation, settings: &Settings) -> bool {
     let package = inv.var("CARGO_PKG_NAME").unwrap_or_default().to_string_lossy();
     let same = |a: &str, b: &str| a.replace('-', "_") == b.replace('-', "_");

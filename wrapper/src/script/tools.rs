@@ -87,7 +87,7 @@ impl Habits {
         Ok(habits)
     }
 
-    fn read(program: &[u8]) -> Habits {
+    pub fn read(program: &[u8]) -> Habits {
         let has = |word: &&str| memchr::memmem::find(program, word.as_bytes()).is_some();
         let mut programs: BTreeSet<String> = ALWAYS.iter().map(|&p| p.to_owned()).collect();
         for (word, names) in BY_WORD {
