@@ -102,7 +102,14 @@ fn the_first_edit_uses_the_incremental_state_of_the_donor() {
     donor.edit("app/src/main.rs", "native {}", "nativ {}");
     donor.cargo("build").ok().only("edit", &["base lib", "app bin"]);
     let adopted = |run: &Run| run.events.iter().filter(|e| e.reason.contains("another checkout")).count();
-    for other in [forked(&donor, "other"), forked(&donor, "another")] {
+    let forks = ["other", "another"].map(|name| {
+        let other = copy(&donor, name);
+        let said = fork(&donor, &other);
+        let (fresh, all) = counts(&said);
+        assert_eq!(fresh, all, "{said}");
+        other
+    });
+    for other in &forks {
         other.cargo("build").ok().fresh();
         other.edit("base/src/words.rs", "one", "two");
         other.sh("touch stamp");
@@ -120,7 +127,7 @@ fn the_first_edit_uses_the_incremental_state_of_the_donor() {
         let run = other.cargo("build").ok();
         assert_eq!(adopted(&run), 0, "{}", run.account());
         assert!(other.prints("target/debug/app").contains("three"));
-        same_as_plain(&other);
+        same_as_plain(other);
     }
     donor.cargo("build").ok().fresh();
 }
