@@ -11,7 +11,9 @@ use super::units::{Reader, Unit, path_of};
 use super::{checkout, package};
 
 /// What cargo has to find of units whose fingerprint is another here, by their position.
-pub type Renewed = BTreeMap<usize, [(RelPath, Vec<u8>); 2]>;
+pub type Renewed = BTreeMap<usize, Files>;
+/// The files with the hash and with the whole.
+type Files = [(RelPath, Vec<u8>); 2];
 
 /// Computes the new fingerprints. Units for which that is impossible get a problem.
 pub fn renew(units: &mut [Unit], to: &Place, read: &Reader) -> Renewed {
@@ -95,7 +97,7 @@ impl Work<'_> {
         }
     }
 
-    fn files(&self, at: usize) -> Option<(u64, [(RelPath, Vec<u8>); 2])> {
+    fn files(&self, at: usize) -> Option<(u64, Files)> {
         let unit = &self.units[at];
         let dir = path_of(&unit.dir);
         let (hash, json) = (dir.join(&unit.name), dir.join(format!("{}.json", unit.name)));

@@ -135,7 +135,7 @@ fn any_difference() {
     donor.cargo("build").ok();
     let mut before = oracle.outputs(&donor, "build");
     let mut kinds = BTreeSet::new();
-    for round in 1..=10 {
+    for round in 1..=8 {
         let name = format!("{}fork-{round}", if dice.one_in(3) { "at/another/depth/" } else { "" });
         let next = copy_to(&donor, &world.root().join(name));
         let mut done: Vec<String> = (0..dice.below(3)).map(|_| mutate(&next, &mut dice)).collect();
