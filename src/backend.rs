@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kache_wrapper::build;
+use kache_wrapper::build::{self, Build};
 use kache_wrapper::cache::{self, Cache, EntryKey, Event, Invocation, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Hit, Lookup, Plan};
+use kache_wrapper::lookup::{self, Hit, Lookup, Plan, Wanted};
 use kache_wrapper::script::outputs::Found;
 use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::client::{Client, SIGN_OF_LIFE};
 use crate::daemon::protocol::{Body, Response};
 use crate::daemon::start;
@@ -60,7 +60,7 @@ impl Backend {
                 let store = self.store()?;
                 let found = lookup::lookup(store, inv, &settings)?;
                 if let Lookup::Hit(hit) = &found {
-                    self.used(store, inv, &hit.key);
+                    self.used(store, build::of(store, inv), &hit.key);
                 }
                 Ok(found)
             }
@@ -68,9 +68,17 @@ impl Backend {
     }
 
     /// What a build used ends up in its manifest, where results are shared.
-    fn used(&self, store: &Store, inv: &Invocation, key: &EntryKey) {
+    fn used(&self, store: &Store, build: cache::Result<Option<Build>>, key: &EntryKey) {
         if self.config.remote.is_some() {
-            crate::remote::used(store, build::of(store, inv).ok().flatten().as_ref(), key);
+            crate::remote::used(store, build.ok().flatten().as_ref(), key);
+        }
+    }
+
+    /// To be uploaded later: `kache sync`, or the next daemon.
+    fn stored(&self, store: &Store, build: cache::Result<Option<Build>>, finished: &Finished) {
+        if let Finished::Stored(key, _) = finished {
+            crate::remote::stored(store, self.config.remote.as_ref(), key);
+            self.used(store, build, key);
         }
     }
 
@@ -111,21 +119,26 @@ impl Backend {
             _ => {
                 let store = self.store()?;
                 let finished = finish::finish(store, inv, plan, ran)?;
-                if let Finished::Stored(key, _) = &finished {
-                    crate::remote::stored(store, self.config.remote.as_ref(), key);
-                    self.used(store, inv, key);
-                }
+                self.stored(store, build::of(store, inv), &finished);
                 Ok(finished)
             }
         }
     }
 
     pub fn script_lookup(&self, inv: &Invocation) -> cache::Result<ScriptLookup> {
-        let request = || Body::ScriptLookup { inv: inv.clone(), settings: self.settings().clone() };
-        match self.ask(request, LOOKUP_PATIENCE) {
+        let shared = self.config.remote.is_some();
+        let request = || Body::ScriptLookup { inv: inv.clone(), settings: self.settings().clone(), shared };
+        match self.ask(request, if shared { REMOTE_PATIENCE } else { LOOKUP_PATIENCE }) {
             Some(Response::ScriptLookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
-            _ => script::lookup(self.store()?, inv, self.settings()),
+            _ => {
+                let store = self.store()?;
+                let found = script::lookup(store, inv, self.settings())?;
+                if let ScriptLookup::Hit { hit, .. } = &found {
+                    self.used(store, script::build(store, inv), &hit.key);
+                }
+                Ok(found)
+            }
         }
     }
 
@@ -143,18 +156,24 @@ impl Backend {
             ran: ran.clone(),
             found: found.to_vec(),
             left,
+            shared: self.config.remote.is_some(),
         };
         match self.ask(request, FINISH_PATIENCE) {
             Some(Response::Finished(finished)) => Ok(finished),
             Some(Response::Failed(why)) => Err(why.into()),
-            _ => script::finish(self.store()?, inv, plan, ran, found, left),
+            _ => {
+                let store = self.store()?;
+                let finished = script::finish(store, inv, plan, ran, found, left)?;
+                self.stored(store, script::build(store, inv), &finished);
+                Ok(finished)
+            }
         }
     }
 
     pub fn script_has_news(&self, plan: &ScriptPlan) -> bool {
         match self.ask(|| Body::ScriptHasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
             Some(Response::News(news)) => news,
-            _ => self.store().is_ok_and(|store| script::has_news(store, plan).unwrap_or(false)),
+            _ => self.store().is_ok_and(|store| plan.has_news(store).unwrap_or(false)),
         }
     }
 
@@ -166,7 +185,7 @@ impl Backend {
     pub fn has_news(&self, plan: &Plan) -> bool {
         match self.ask(|| Body::HasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
             Some(Response::News(news)) => news,
-            _ => self.store().is_ok_and(|store| lookup::has_news(store, plan).unwrap_or(false)),
+            _ => self.store().is_ok_and(|store| plan.has_news(store).unwrap_or(false)),
         }
     }
 
@@ -250,9 +269,12 @@ impl Backend {
 
 /// Configuration as the caller of the compiler has it; bad values do not stop a build.
 pub fn config(inv: &Invocation) -> Config {
-    let env = |name: &str| -> Option<OsString> { inv.var(name).map(OsStr::to_owned) };
-    Config::load(&env, &inv.cwd).unwrap_or_else(|error| {
-        let config = Config::default_for(&env);
+    config_of(&|name: &str| inv.var(name).map(OsStr::to_owned), &inv.cwd)
+}
+
+pub fn config_of(env: config::Env, cwd: &Path) -> Config {
+    Config::load(env, cwd).unwrap_or_else(|error| {
+        let config = Config::default_for(env);
         crate::log::warn(&config.cache_dir, &format!("{error:#}; using defaults"));
         config
     })

@@ -169,7 +169,7 @@ pub const SETTINGS: &[Setting] = &[
         "planner.endpoint",
         "KACHE_PLANNER_ENDPOINT",
         "",
-        "`http://host:port` of a service that says what to fetch first; see [planner](planner.md).",
+        "URL (`http://` or `https://`) of a service that says what to fetch first; see [planner](planner.md).",
     ),
     setting("planner.timeout_ms", "KACHE_PLANNER_TIMEOUT_MS", "750", "How long its answer is waited for."),
     secret("planner.token", "KACHE_PLANNER_TOKEN", "What the planner wants to be shown."),
@@ -229,7 +229,7 @@ pub struct Config {
     pub origins: Vec<(String, Origin)>,
 }
 
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl Config {
     /// A pure function of the given environment, the directory, and the files that these name.
@@ -292,6 +292,7 @@ impl Config {
             endpoint,
             timeout: planner_timeout,
             token: planner_token.clone(),
+            certificates: remote::certificates(env),
         });
         let remote = remote::settings(&|key| get(key).0.as_str(), env)?;
         let cache_dir =
@@ -331,6 +332,12 @@ impl Config {
             planner_token,
             origins,
         })
+    }
+
+    /// A setting as it was written.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        let at = SETTINGS.iter().position(|s| s.key == key)?;
+        Some(self.origins.get(at)?.0.as_str())
     }
 
     pub fn open_store(&self) -> store::Result<Store> {
@@ -392,9 +399,14 @@ impl ConfigFile {
     }
 }
 
+/// The nearest project's file.
+pub fn project_file(cwd: &Path) -> Option<PathBuf> {
+    cwd.ancestors().map(|d| d.join(".kache.toml")).find(|p| p.is_file())
+}
+
 /// Nearest project file first, then the user's.
 fn read_files(env: Env, cwd: &Path) -> Result<Vec<ConfigFile>> {
-    let project = cwd.ancestors().map(|d| d.join(".kache.toml")).find(|p| p.is_file());
+    let project = project_file(cwd);
     let user = user_file(env).filter(|p| p.is_file());
     let project = project.into_iter().map(|p| read_file(p, true));
     project.chain(user.map(|p| read_file(p, false))).collect()

@@ -12,6 +12,7 @@ use kache_wrapper::cache::{Event, Invocation, Outcome};
 use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
+use kache_wrapper::incremental;
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
 use kache_wrapper::script;
 
@@ -133,13 +134,22 @@ impl Action {
     }
 
     fn miss(&self, plan: Plan) -> ! {
-        let (plan, claim) = match plan.store {
+        let (mut plan, claim) = match plan.store {
             Store::Yes => self.claim(plan),
             Store::Edit => (plan, None),
         };
         unlink_shared_outputs(&plan);
         let bench = Bench::set_up(&plan);
-        let (argv, argfile) = match command(&plan, bench.as_ref()) {
+        if bench.is_none() {
+            plan.scratch = None;
+        }
+        match incremental::adopt(&plan) {
+            Ok(true) => plan.reason.push_str("; its incremental state came from another checkout"),
+            Ok(false) => {}
+            // Without it the compile takes longer, no more.
+            Err(error) => tracing::debug!(%error, "incremental state is not adopted"),
+        }
+        let (argv, argfile) = match command(&plan, bench.as_ref(), &self.inv.cwd) {
             Ok(command) => command,
             Err(error) => self.pass(&format!("cannot write an argument file: {error}")),
         };
@@ -173,6 +183,9 @@ impl Action {
         }
         drop(bench);
         if ran.success() {
+            if let Err(error) = incremental::note(&plan) {
+                tracing::debug!(%error, "incremental state is not noted");
+            }
             self.store(&plan, &ran);
             self.install_launcher(&plan);
         } else {
@@ -257,8 +270,13 @@ impl Action {
 fn command(
     plan: &Plan,
     bench: Option<&Bench>,
+    cwd: &Path,
 ) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
-    let argv = bench.map_or_else(|| plan.argv.clone(), |bench| bench.argv(&plan.argv));
+    let argv = match bench {
+        Some(bench) => bench.argv(&plan.argv),
+        None if plan.store == Store::Edit => incremental::argv(plan, cwd),
+        None => plan.argv.clone(),
+    };
     if !plan.argfile {
         return Ok((argv, None));
     }

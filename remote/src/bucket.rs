@@ -42,6 +42,39 @@ pub struct Probe {
     pub took: Duration,
 }
 
+/// Of several objects those that are what they should be, and what is wrong with another one.
+struct Usable<T> {
+    found: Vec<T>,
+    bad: Option<Error>,
+}
+
+impl<T> Default for Usable<T> {
+    fn default() -> Self {
+        Usable { found: Vec::new(), bad: None }
+    }
+}
+
+impl<T> Usable<T> {
+    fn add(&mut self, object: Result<Option<T>>) -> Result<()> {
+        match object {
+            Ok(object) => self.found.extend(object),
+            Err(error) if error.is_about_one_object() => {
+                tracing::warn!("{error}");
+                self.bad.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn all(self) -> Result<Vec<T>> {
+        match self.bad {
+            Some(error) if self.found.is_empty() => Err(error),
+            _ => Ok(self.found),
+        }
+    }
+}
+
 impl Bucket {
     /// Prepares to talk to a bucket; nothing is sent yet.
     pub async fn connect(settings: &Settings) -> Result<Bucket> {
@@ -78,27 +111,25 @@ impl Bucket {
     }
 
     /// Input records of an invocation, except those whose blake3 is in `known`. Records that are not what they
-    /// should be are left out.
+    /// should be are left out; an error when there are no others.
     pub async fn records(&self, invocation: &Hash, known: &HashSet<Hash>) -> Result<Vec<Vec<u8>>> {
         let directory = object::records(invocation);
         let listed = self.s3.list(&directory, MAX_RECORDS).await?;
-        let mut records = Vec::new();
+        let mut records = Usable::default();
         for object in listed {
             let Some(digest) = object::hash_in(&directory, &object.name) else { continue };
             if known.contains(&digest) {
                 continue;
             }
-            match self.get::<RecordObject>(Kind::Record, &object.name).await {
-                Ok(Some(record)) if blake3::hash(&record.body).as_bytes() == &digest => {
-                    records.push(record.body)
+            let record = self.get::<RecordObject>(Kind::Record, &object.name).await;
+            records.add(match record {
+                Ok(Some(r)) if blake3::hash(&r.body).as_bytes() != &digest => {
+                    Err(Error::bad(&object.name, "it is another record"))
                 }
-                Ok(Some(_)) => tracing::warn!("{}", Error::bad(&object.name, "it is another record")),
-                Ok(None) => {}
-                Err(error) if error.is_about_one_object() => tracing::warn!("{error}"),
-                Err(error) => return Err(error),
-            }
+                record => record.map(|r| r.map(|r| r.body)),
+            })?;
         }
-        Ok(records)
+        records.all()
     }
 
     pub async fn entry(&self, key: &Hash) -> Result<Option<EntryObject>> {
@@ -128,20 +159,16 @@ impl Bucket {
         Ok(self.manifests(build, 1).await?.pop())
     }
 
-    /// The newest `max` manifests of a build that can be read and are trusted.
+    /// The newest `max` manifests of a build that can be read and are trusted; an error when there are only others.
     pub async fn manifests(&self, build: &Hash, max: usize) -> Result<Vec<Manifest>> {
-        let mut found = Vec::new();
+        let mut manifests = Usable::default();
         for object in self.s3.list(&object::manifests(build), MAX_MANIFESTS).await? {
-            match self.get(Kind::Manifest, &object.name).await {
-                Ok(manifest) => found.extend(manifest),
-                Err(error) if error.is_about_one_object() => tracing::warn!("{error}"),
-                Err(error) => return Err(error),
-            }
-            if found.len() == max {
+            manifests.add(self.get(Kind::Manifest, &object.name).await)?;
+            if manifests.found.len() == max {
                 break;
             }
         }
-        Ok(found)
+        manifests.all()
     }
 
     pub async fn put_manifest(&self, build: &Hash, manifest: &Manifest) -> Result<Put> {

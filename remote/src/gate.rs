@@ -29,11 +29,22 @@ struct State {
     lost: Duration,
     failures: u32,
     closed: bool,
+    warned: bool,
 }
 
 impl State {
     fn new(now: Instant) -> State {
-        State { began: now, last: now, lost: Duration::ZERO, failures: 0, closed: false }
+        State { began: now, last: now, lost: Duration::ZERO, failures: 0, closed: false, warned: false }
+    }
+
+    fn close(&mut self, why: &str) -> Option<String> {
+        self.closed = true;
+        self.warn(format!("the remote is left alone for this build: {why}"))
+    }
+
+    /// One is enough for a build.
+    fn warn(&mut self, warning: String) -> Option<String> {
+        (!std::mem::replace(&mut self.warned, true)).then_some(warning)
     }
 
     fn allowed(&self, now: Instant) -> Duration {
@@ -60,7 +71,7 @@ impl Gate {
         (!state.closed).then(|| state.allowed(now).saturating_sub(state.lost / self.lanes))
     }
 
-    /// Time was lost. Returns why the gate closed, if it did just now.
+    /// Time was lost. Returns a warning for people, if it is time for one.
     pub fn lost(&self, time: Duration) -> Option<String> {
         self.lost_at(time, Instant::now())
     }
@@ -73,26 +84,24 @@ impl Gate {
         if state.closed || lost < state.allowed(now) {
             return None;
         }
-        state.closed = true;
-        Some(format!("this build has waited {:.1} s for it in vain", lost.as_secs_f64()))
+        state.close(&format!("this build has waited {:.1} s for it in vain", lost.as_secs_f64()))
     }
 
-    /// A question failed. Returns why the gate closed, if it did just now.
+    /// A question failed. Returns a warning for people, if it is time for one.
     pub fn failed(&self, error: &Error) -> Option<String> {
-        if error.is_about_one_object() {
-            return None;
-        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_about_one_object() {
+            return state.warn(error.to_string());
+        }
         state.failures += 1;
         if state.closed || (state.failures < PATIENCE && !error.is_lasting()) {
             return None;
         }
-        state.closed = true;
-        Some(error.to_string())
+        state.close(&error.to_string())
     }
 
-    /// A question was answered.
-    pub fn answered(&self) {
+    /// An answer saved time.
+    pub fn helped(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).failures = 0;
     }
 }
@@ -136,7 +145,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(gate.failed(&failure()), None);
             assert_eq!(gate.failed(&failure()), None);
-            gate.answered();
+            gate.helped();
         }
         gate.failed(&failure());
         gate.failed(&failure());
@@ -146,6 +155,13 @@ mod tests {
         let gate = Gate::new(1);
         let denied = Error::Denied { endpoint: "e".into(), what: "w", code: "AccessDenied".into() };
         assert!(gate.failed(&denied).is_some());
-        assert!(Gate::new(1).failed(&Error::Gone { name: "n".into() }).is_none());
+
+        // One object that is wrong is a warning, and the only one.
+        let gate = Gate::new(1);
+        let gone = Error::Gone { name: "n".into() };
+        assert!(gate.failed(&gone).is_some() && gate.failed(&gone).is_none());
+        assert!(gate.patience().is_some());
+        assert_eq!(gate.failed(&denied), None);
+        assert_eq!(gate.patience(), None);
     }
 }

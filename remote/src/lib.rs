@@ -11,11 +11,13 @@ pub mod blob;
 mod bucket;
 mod error;
 pub mod gate;
+pub mod http;
 mod message;
 pub mod object;
 mod s3;
 mod settings;
 pub mod sign;
+mod tls;
 
 pub use bucket::{Bucket, Probe};
 pub use error::{Error, Result};

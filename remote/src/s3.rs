@@ -12,10 +12,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_smithy_http_client::tls;
 use aws_types::os_shim_internal::Env;
 
-use crate::{Error, Listed, Result, Settings};
+use crate::{Error, Listed, Result, Settings, tls};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
@@ -45,7 +44,8 @@ pub enum Put {
 impl S3 {
     pub async fn connect(settings: &Settings) -> Result<S3> {
         let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .tls_provider(tls::PROVIDER)
+            .tls_context(tls::context(settings.certificates.as_deref())?)
             .build_https();
         let mut env: HashMap<String, String> =
             settings.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();

@@ -1,6 +1,7 @@
 //! Where the bucket is and how to talk to it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What may be done with the remote.
@@ -44,6 +45,8 @@ pub struct Settings {
     pub path_style: bool,
     pub credentials: Option<Credentials>,
     pub env: BTreeMap<String, Secret>,
+    /// PEM file of whom to trust instead of whom the system trusts.
+    pub certificates: Option<PathBuf>,
     pub mode: Mode,
     /// Transfers at a time.
     pub concurrency: usize,
@@ -73,6 +76,7 @@ impl Settings {
             path_style: false,
             credentials: None,
             env: BTreeMap::new(),
+            certificates: None,
             mode: Mode::ReadWrite,
             concurrency: 16,
             timeout: Duration::from_secs(10),
@@ -97,7 +101,7 @@ impl Settings {
 }
 
 /// Host and port of a URL; leaves out user, password, path and query.
-fn host(url: &str) -> &str {
+pub(crate) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)

@@ -200,7 +200,9 @@ fn where_signatures_are_required_others_cannot_poison() {
         stranger.put_entry(&entry(1)).await.unwrap();
         assert!(matches!(main.entry(&[101; 32]).await, Err(Error::Untrusted { .. })));
         stranger.put_manifest(&[9; 32], &Manifest { made: 5, ..Manifest::default() }).await.unwrap();
-        assert_eq!(main.manifest(&[9; 32]).await.unwrap(), None);
+        assert!(matches!(main.manifest(&[9; 32]).await, Err(Error::Untrusted { .. })));
+        main.put_manifest(&[9; 32], &Manifest { made: 4, ..Manifest::default() }).await.unwrap();
+        assert_eq!(main.manifest(&[9; 32]).await.unwrap().unwrap().made, 4);
         main.put_entry(&entry(2)).await.unwrap();
         assert_eq!(main.entry(&[102; 32]).await.unwrap(), Some(entry(2)));
         assert_eq!(stranger.entry(&[102; 32]).await.unwrap(), Some(entry(2)));

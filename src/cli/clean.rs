@@ -1,13 +1,12 @@
 //! `kache clean [DIR]`: what `cargo clean` does, also on a mount point.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::mount::absolute;
+use super::target::Target;
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::mounts;
@@ -15,13 +14,12 @@ use crate::daemon::protocol::{Body, Response};
 
 #[derive(Debug, Args)]
 pub struct Clean {
-    /// Target directory [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
 }
 
 pub fn run(args: &Clean, config: &Config) -> Result<ExitCode> {
-    let dir = absolute(&args.dir)?;
+    let dir = args.target.absolute()?;
     if let Some(mut client) = Client::connect(&config.cache_dir) {
         match client
             .ask(Body::Clean { dir: dir.clone() }, Duration::from_secs(600))

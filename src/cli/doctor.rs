@@ -1,19 +1,18 @@
 //! `kache doctor`: is everything well, and if not, what to do.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 
+use super::target::Target;
 use crate::config::Config;
 use crate::doctor::{self, Options, State};
 
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Target directory to which the way from the store is tested
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
     /// Read every blob and compare it with its hash
     #[arg(long)]
     verify: bool,
@@ -30,7 +29,7 @@ pub struct Doctor {
 
 pub fn run(args: &Doctor, config: &Config) -> Result<ExitCode> {
     let options = Options {
-        target: args.dir.clone(),
+        target: args.target.dir()?,
         verify: args.verify,
         repair: args.repair || args.fix,
         fix_mounts: args.fix,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use kache_wrapper::cache::Invocation;
 
-use super::mount::absolute;
+use super::target::Target;
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
@@ -20,9 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub struct Fork {
-    /// Target directory, empty or absent [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
     /// Fork this snapshot (its id, or the directory that it was taken of) instead of the best one
     #[arg(long, value_name = "SNAPSHOT|PATH")]
     from: Option<String>,
@@ -32,7 +31,7 @@ pub struct Fork {
 }
 
 pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
-    let dir = absolute(&args.dir)?;
+    let dir = args.target.absolute()?;
     let from_name = args.from.as_deref();
     let from = from(from_name);
     let Some(place) = place(&dir)? else {
@@ -50,7 +49,7 @@ pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
         Answer::Nothing => {
             bail!("there is no snapshot of this project; build it somewhere, then `kache snapshot`")
         }
-        Answer::NotEmpty => bail!("{} is not empty", args.dir.display()),
+        Answer::NotEmpty => bail!("{} is not empty", dir.display()),
         other => bail!("unexpected answer: {other:?}"),
     }
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ mod signing_key;
 mod snapshot;
 mod stats;
 mod sync;
+mod target;
 mod umount;
 mod why_miss;
 

@@ -1,6 +1,6 @@
 //! `kache mount [DIR]`: an overlay over a target directory.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::fork;
+use super::target::{Target, absolute};
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
@@ -19,9 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// Target directory [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
     /// Put the mount into the cache directory and make DIR a symbolic link to it, so that `cargo clean` works
     #[arg(long)]
     link: bool,
@@ -43,7 +43,8 @@ pub struct Mount {
 }
 
 pub fn run(args: &Mount, config: &Config) -> Result<ExitCode> {
-    let dir = if args.link { link::prepare(config, &args.dir)? } else { absolute(&args.dir)? };
+    let named = args.target.dir()?;
+    let dir = if args.link { link::prepare(config, &named)? } else { absolute(&named)? };
     if args.foreground {
         return foreground(config, &dir, args.if_available);
     }
@@ -54,7 +55,7 @@ pub fn run(args: &Mount, config: &Config) -> Result<ExitCode> {
     let mut client = daemon::start::ensure_current(config)?;
     let answer =
         client.ask(Body::Mount { dir: dir.clone() }, PATIENCE).context("the daemon does not answer")?;
-    let code = report(&answer, &args.dir, args.if_available)?;
+    let code = report(&answer, &named, args.if_available)?;
     if matches!(answer, Response::Mounted { .. }) {
         fill(args, &mut client, &dir, toolchain)?;
     }
@@ -123,17 +124,4 @@ fn foreground(config: &Config, dir: &Path, if_available: bool) -> Result<ExitCod
         }
     })?;
     Ok(code)
-}
-
-/// Absolute path of a directory that may not exist yet; links in the existing part are resolved.
-pub fn absolute(dir: &Path) -> Result<PathBuf> {
-    if let Ok(real) = std::fs::canonicalize(dir) {
-        return Ok(real);
-    }
-    let here = std::env::current_dir().context("the current directory is gone")?.join(dir);
-    // A dead mount cannot be resolved itself, its parent can.
-    match (here.parent().and_then(|p| std::fs::canonicalize(p).ok()), here.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.join(name)),
-        _ => Ok(here),
-    }
 }

@@ -1,21 +1,19 @@
 //! `kache refresh [DIR]`: the same as `kache mount --refresh`, for hooks: nothing is mounted.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use super::fork::{about_trees, client_of, place};
-use super::mount::absolute;
+use super::target::Target;
 use crate::config::Config;
 use crate::snapshot::{Answer, Request};
 
 #[derive(Debug, Args)]
 pub struct Refresh {
-    /// Mounted target directory [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
     /// Say nothing, also where there is nothing to do
     #[arg(long, short)]
     quiet: bool,
@@ -32,7 +30,7 @@ pub fn run(args: &Refresh, config: &Config) -> Result<ExitCode> {
 }
 
 fn refresh(args: &Refresh, config: &Config) -> Result<ExitCode> {
-    let dir = absolute(&args.dir)?;
+    let dir = args.target.absolute()?;
     let Some(mut client) = client_of(config, &dir)? else { bail!("{} is not mounted", dir.display()) };
     let Some(place) = place(&dir)? else { bail!("{} belongs to no cargo workspace", dir.display()) };
     match about_trees(&mut client, Request::Refresh { place })? {

@@ -1,6 +1,6 @@
 //! `kache snapshot`: whole target directories, kept for forks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::fork::{PATIENCE, about_trees, here, place};
 use super::format;
-use super::mount::absolute;
+use super::target::Target;
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
@@ -21,9 +21,8 @@ use crate::store::SnapshotRow;
 pub struct Snapshot {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Target directory, mounted or not [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,7 +46,7 @@ enum Command {
 
 pub fn run(args: &Snapshot, config: &Config) -> Result<ExitCode> {
     match &args.command {
-        None => take_one(&args.dir, config)?,
+        None => take_one(&args.target.absolute()?, config)?,
         Some(Command::List { json }) => list(*json, config)?,
         Some(Command::Pin { id }) => pin(id, true, config)?,
         Some(Command::Unpin { id }) => pin(id, false, config)?,
@@ -64,10 +63,9 @@ pub fn run(args: &Snapshot, config: &Config) -> Result<ExitCode> {
 }
 
 fn take_one(dir: &Path, config: &Config) -> Result<()> {
-    let dir = absolute(dir)?;
-    let row = match mounted(&dir, config)? {
+    let row = match mounted(dir, config)? {
         Some(row) => row,
-        None => plain(&dir, config)?,
+        None => plain(dir, config)?,
     };
     println!("snapshot {} of {}: {} units, {}", row.id, dir.display(), row.units, format::bytes(row.bytes));
     Ok(())

@@ -73,7 +73,7 @@ fn push(args: &Sync, session: &Session, config: &Config) -> Result<bool> {
     let manifests = if pushed.failed == 0 { session.push_manifests(config.planner.as_ref()) } else { Ok(0) };
     let mut text = format!("uploaded {} entries, {}", pushed.entries, format::bytes(pushed.bytes));
     if pushed.dropped > 0 {
-        text.push_str(&format!("; {} are not complete any more or too large", pushed.dropped));
+        text.push_str(&format!("; {} are incomplete, too large or of use here only", pushed.dropped));
     }
     super::print(&text);
     if let Some(error) = &pushed.error {

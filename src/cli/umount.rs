@@ -1,13 +1,12 @@
 //! `kache umount [DIR|--all]`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::mount::absolute;
+use super::target::Target;
 use crate::config::Config;
 use crate::daemon::client::{Client, is_hung_up};
 use crate::daemon::protocol::{Body, Response};
@@ -18,9 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
 pub struct Umount {
-    /// Target directory [default: ./target]
-    #[arg(default_value = "target")]
-    dir: PathBuf,
+    #[command(flatten)]
+    target: Target,
     /// Unmount everything
     #[arg(long, conflicts_with = "dir")]
     all: bool,
@@ -50,7 +48,7 @@ fn with_daemon(args: &Umount, client: &mut Client) -> Result<ExitCode> {
             other => bail!("unexpected answer from the daemon: {other:?}"),
         }
     } else {
-        vec![absolute(&args.dir)?]
+        vec![args.target.absolute()?]
     };
     for dir in dirs {
         let request = Body::Umount { dir: dir.clone(), discard: args.discard };
@@ -65,7 +63,7 @@ fn with_daemon(args: &Umount, client: &mut Client) -> Result<ExitCode> {
 
 /// The daemon is gone, its mounts may be there still, dead.
 fn without_daemon(args: &Umount, config: &Config) -> Result<ExitCode> {
-    let dirs = if args.all { mounts::known(config) } else { vec![absolute(&args.dir)?] };
+    let dirs = if args.all { mounts::known(config) } else { vec![args.target.absolute()?] };
     let mut found = false;
     for dir in dirs {
         if mounts::recover_without_daemon(config, &dir, args.discard)? {
@@ -74,7 +72,7 @@ fn without_daemon(args: &Umount, config: &Config) -> Result<ExitCode> {
         }
     }
     if !found && !args.all {
-        bail!("{} is not mounted", args.dir.display());
+        bail!("{} is not mounted", args.target.dir()?.display());
     }
     Ok(ExitCode::SUCCESS)
 }

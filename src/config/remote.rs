@@ -1,6 +1,7 @@
 //! The settings of the remote, from text to what they mean.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -42,11 +43,19 @@ const SDK_CREDENTIALS: &[&str] =
     &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
 
 pub fn is_public(name: &str) -> bool {
-    SDK_ENV.contains(&name) && !is_credential(name)
+    (SDK_ENV.contains(&name) || CERTIFICATES.contains(&name)) && !is_credential(name)
 }
 
 pub fn is_credential(name: &str) -> bool {
     SDK_CREDENTIALS.contains(&name)
+}
+
+/// Name a PEM file with the certificates to trust, the first one first.
+const CERTIFICATES: [&str; 2] = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
+
+/// PEM file with the certificates to trust, as other programs are told.
+pub fn certificates(env: Env) -> Option<PathBuf> {
+    CERTIFICATES.into_iter().find_map(|name| env(name).filter(|path| !path.is_empty())).map(PathBuf::from)
 }
 
 /// `None` when nothing is to be shared.
@@ -109,6 +118,7 @@ pub fn settings<'a>(get: &dyn Fn(&str) -> &'a str, env: Env) -> Result<Option<Se
         path_style,
         credentials,
         env: sdk,
+        certificates: certificates(env),
         mode,
         concurrency: concurrency as usize,
         timeout: timeout.max(Duration::from_secs(1)),

@@ -20,7 +20,7 @@ impl kache_fs::Blobs for MountBlobs {
         let opened = self.store.open_blob(hash.as_bytes());
         match (&opened, &self.remotes) {
             (Err(error), Some(remotes)) if error.kind() == io::ErrorKind::NotFound => {
-                remotes.fetch(&[*hash.as_bytes()]).map_err(io::Error::other)?;
+                remotes.fetch(&[*hash.as_bytes()], None).map_err(io::Error::other)?;
                 self.store.open_blob(hash.as_bytes())
             }
             _ => opened,

@@ -408,6 +408,13 @@ impl Cache for Engine {
         }
     }
 
+    fn is_link(&self, path: &Path) -> cache::Result<bool> {
+        match self.inside(path) {
+            None => self.store.is_link(path),
+            Some((hosted, inner)) => Ok(hosted.stat(&inner)?.is_some_and(|s| s.kind == Kind::Symlink)),
+        }
+    }
+
     fn read(&self, path: &Path) -> cache::Result<Option<Vec<u8>>> {
         match self.inside(path) {
             None => self.store.read(path),
@@ -481,7 +488,7 @@ impl Cache for Engine {
             self.store.used(&key.0);
         }
         if !outside.is_empty() {
-            self.fetch(&outside)?;
+            self.fetch(key, &outside)?;
             mode = mode.max(self.store.restore(key, &outside)?);
         }
         Ok(mode)

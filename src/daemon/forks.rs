@@ -94,7 +94,7 @@ impl Engine {
         *last = Some(moment);
         drop(last);
         if let Ok(row) = &outcome
-            && let Err(error) = self.share(hosted, row, occasion)
+            && let Err(error) = self.share_snapshot(hosted, row, occasion)
         {
             tracing::warn!(dir = %hosted.dir.display(), "a snapshot will not be shared: {error:#}");
         }
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Notes a snapshot for upload.
-    fn share(&self, hosted: &Hosted, row: &SnapshotRow, occasion: Occasion) -> Result<()> {
+    fn share_snapshot(&self, hosted: &Hosted, row: &SnapshotRow, occasion: Occasion) -> Result<()> {
         let Some(owner) = hosted.owner().filter(|o| o.remote.is_some()) else { return Ok(()) };
         if occasion == Occasion::Asked || remote::is_worth_sharing(&row.workspace) {
             remote::taken(&self.store, owner.remote.as_ref(), &owner.inv, row)?;
@@ -134,7 +134,7 @@ impl Engine {
         let Some(row) = self.donor(&hosted, &place, from, toolchain)? else { return Ok(Answer::Nothing) };
         let _in_use = self.store.in_use()?;
         let (snapshot, listing) = take::load(&self.store, &row)?;
-        self.remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place))?;
+        self.remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place), None)?;
         let plan = fork::plan(&self.store, &snapshot, &listing, &place)?;
         fork::check_blobs(&self.store, &plan)?;
         self.store.add_pins(&pin_owner(&hosted.dir), &fork::blobs(&plan))?;

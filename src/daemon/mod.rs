@@ -2,6 +2,7 @@
 
 mod adopt;
 mod blobs;
+mod callers;
 pub mod client;
 mod engine;
 mod forks;

@@ -62,6 +62,7 @@ pub enum Body {
     ScriptLookup {
         inv: Invocation,
         settings: Settings,
+        shared: bool,
     },
     ScriptHasNews(Box<ScriptPlan>),
     ScriptFinish {
@@ -70,6 +71,7 @@ pub enum Body {
         ran: Ran,
         found: Vec<Found>,
         left: bool,
+        shared: bool,
     },
     /// Has no answer.
     Event(Event),

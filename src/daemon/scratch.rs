@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {cache_dir}/scratch/<unit>/                         outputs of a compile, locked by whoever compiles
-//! {cache_dir}/mounts/<id>/incremental/<crate>-<x>/    rustc's state of a crate's units
+//! {cache_dir}/mounts/<id>/incremental/<crate>-<x>/    rustc's state of a crate's units, a directory each
 //!     link                                            the path, in the mount, of the link that leads here
 //! target/<profile>/incremental/<crate>-kache -> …/<crate>-<x>
 //! ```
@@ -42,7 +42,7 @@ impl Engine {
         }
         let incremental = match &plan.compile.incremental {
             Some(dir) if plan.store == Store::Edit => match self.state_of(dir, &plan.compile.crate_name) {
-                Ok(state) => Some(state),
+                Ok(state) => Some(state.join(plan.compile.stem())),
                 Err(error) => {
                     tracing::warn!(%error, "incremental state stays in the mount");
                     return None;

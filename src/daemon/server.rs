@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Invocation, Outcome};
 use kache_wrapper::claim::open_lock_file;
-use kache_wrapper::lookup::Lookup;
-use kache_wrapper::{finish, lookup, script};
+use kache_wrapper::finish::{self, Finished};
+use kache_wrapper::lookup::{Lookup, Wanted};
+use kache_wrapper::script;
 
+use super::callers::Callers;
 use super::engine::Engine;
 use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
 use super::{signals, socket};
@@ -30,6 +32,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(3600);
 
 struct Server {
     engine: Engine,
+    callers: Callers,
     started: Instant,
     requests: AtomicU64,
     active: AtomicUsize,
@@ -60,6 +63,7 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
 
     let server = Arc::new(Server {
         engine: Engine::open(config)?,
+        callers: Callers::default(),
         started: Instant::now(),
         requests: AtomicU64::new(0),
         active: AtomicUsize::new(0),
@@ -154,7 +158,7 @@ impl Server {
         match request.body {
             Body::Lookup { inv, settings, spent_us, shared } => {
                 let began = Instant::now();
-                match engine.lookup(&inv, &settings, remote_of(&inv, shared).as_ref()) {
+                match engine.lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
                     Ok(mut found) => {
                         match &mut found {
                             // A hit is noted here and now: the caller has nothing to say after it.
@@ -170,7 +174,7 @@ impl Server {
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
-            Body::HasNews(plan) => Response::News(lookup::has_news(engine, &plan).unwrap_or(false)),
+            Body::HasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
@@ -180,21 +184,18 @@ impl Server {
                 Err(error) => Response::Failed(format!("{error:#}")),
             },
             Body::Finish { inv, plan, ran, shared } => {
-                match engine.finish(&inv, &plan, &ran, remote_of(&inv, shared).as_ref()) {
-                    Ok(finished) => Response::Finished(finished),
+                finished(engine.finish(&inv, &plan, &ran, self.sharing(&inv, shared).as_deref()))
+            }
+            Body::ScriptLookup { inv, settings, shared } => {
+                match engine.script_lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
+                    Ok(found) => Response::ScriptLookup(found),
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
-            Body::ScriptLookup { inv, settings } => match script::lookup(engine, &inv, &settings) {
-                Ok(found) => Response::ScriptLookup(found),
-                Err(error) => Response::Failed(error.to_string()),
-            },
-            Body::ScriptHasNews(plan) => Response::News(script::has_news(engine, &plan).unwrap_or(false)),
-            Body::ScriptFinish { inv, plan, ran, found, left } => {
-                match script::finish(engine, &inv, &plan, &ran, &found, left) {
-                    Ok(finished) => Response::Finished(finished),
-                    Err(error) => Response::Failed(error.to_string()),
-                }
+            Body::ScriptHasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
+            Body::ScriptFinish { inv, plan, ran, found, left, shared } => {
+                let remote = self.sharing(&inv, shared);
+                finished(engine.script_finish(&inv, &plan, &ran, &found, left, remote.as_deref()))
             }
             Body::Event(event) => {
                 self.note(event);
@@ -225,6 +226,11 @@ impl Server {
         }
     }
 
+    /// The remote of whoever asks: theirs are the environment and the project's file, not the daemon's.
+    fn sharing(&self, inv: &Invocation, shared: bool) -> Option<Arc<Sharing>> {
+        shared.then(|| self.callers.sharing(inv)).flatten()
+    }
+
     /// Events are told, not asked: there is no answer.
     fn note(&self, event: Event) {
         if event.outcome == Outcome::Pass && event.kind != script::KIND {
@@ -246,10 +252,11 @@ impl Server {
     }
 }
 
-/// The remote of whoever asks: theirs are the environment and the project's file, not the daemon's.
-fn remote_of(inv: &Invocation, shared: bool) -> Option<Sharing> {
-    let config = shared.then(|| crate::backend::config(inv))?;
-    Some(Sharing { remote: config.remote?, planner: config.planner })
+fn finished(done: kache_wrapper::cache::Result<Finished>) -> Response {
+    match done {
+        Ok(finished) => Response::Finished(finished),
+        Err(error) => Response::Failed(error.to_string()),
+    }
 }
 
 /// Bytes of memory of this process.

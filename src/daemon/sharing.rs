@@ -1,50 +1,77 @@
 //! Lookups that may end at another machine's result.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use kache_wrapper::build;
-use kache_wrapper::cache::{self, Cache, Content, Invocation, Placement, Settings};
+use kache_wrapper::build::{self, Build};
+use kache_wrapper::cache::{self, Cache, Content, EntryKey, Invocation, Placement, Settings};
 use kache_wrapper::compile::Ran;
 use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Lookup};
+use kache_wrapper::lookup::{self, Answer, Lookup};
+use kache_wrapper::script::outputs::Found;
+use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
 
-use super::engine::{Engine, Hosted};
+use super::engine::Engine;
 use crate::remote::{self, Promised, Session, Sharing};
 
 impl Engine {
-    /// Looks an invocation up here, and if it is not here, where its builder shares results. `remote` is the
-    /// builder's, not the daemon's.
+    /// Looks a compile up here, and if it is not here, where its builder shares results. `remote` is the builder's, not
+    /// the daemon's.
     pub fn lookup(
         &self,
         inv: &Invocation,
         settings: &Settings,
         remote: Option<&Sharing>,
     ) -> cache::Result<Lookup> {
-        let Some(session) = self.session(remote) else { return lookup::lookup(self, inv, settings) };
-        let build = build::of(self, inv)?;
-        let mount = self.mount_of_build(inv);
+        let look = || lookup::lookup(self, inv, settings);
+        let Some(session) = self.session(remote) else { return look() };
+        let mut args = inv.argv.iter();
+        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
+        self.find_anywhere(inv, &session, remote, build::of(self, inv)?, dir, &look)
+    }
+
+    /// The same for a run of a build script.
+    pub fn script_lookup(
+        &self,
+        inv: &Invocation,
+        settings: &Settings,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<ScriptLookup> {
+        let look = || script::lookup(self, inv, settings);
+        let Some(session) = self.session(remote) else { return look() };
+        let dir = inv.env.iter().find(|(name, _)| name == "OUT_DIR").map(|(_, dir)| dir);
+        self.find_anywhere(inv, &session, remote, script::build(self, inv)?, dir, &look)
+    }
+
+    /// `dir` is where outputs will go.
+    fn find_anywhere<T: Answer>(
+        &self,
+        inv: &Invocation,
+        session: &Arc<Session>,
+        remote: Option<&Sharing>,
+        build: Option<Build>,
+        dir: Option<&OsString>,
+        look: &dyn Fn() -> cache::Result<T>,
+    ) -> cache::Result<T> {
+        // In a mount they will be views.
+        let mount = dir.and_then(|dir| self.inside(&inv.cwd.join(dir))).map(|(hosted, _)| hosted);
         let lazy = mount.is_some();
         if let (Some(hosted), Some(remote)) = (&mount, remote) {
             self.own_by_build(hosted, inv, &remote.remote);
         }
         if let Some(build) = &build {
-            let planner = remote.and_then(|r| r.planner.as_ref());
-            session.learn(build, lazy, planner);
+            session.learn(build, lazy, remote.and_then(|r| r.planner.as_ref()));
         }
-        let mut found = lookup::lookup(self, inv, settings)?;
-        if let Lookup::Miss(plan) = &found
-            && plan.store == lookup::Store::Yes
-            && session.find(self, inv, plan, lazy)
-        {
-            found = lookup::lookup(self, inv, settings)?;
+        let mut found = look()?;
+        if found.wanted().is_some_and(|wanted| session.find(self, inv, wanted, lazy)) {
+            found = look()?;
         }
-        if let Lookup::Miss(plan) = &found
-            && lazy
-        {
-            session.bring_soon(self.not_here(&plan.reads(self)?)?);
+        if lazy {
+            session.bring_soon(self.not_here(&found.reads(self)?)?);
         }
-        if let Lookup::Hit(hit) = &found {
+        if let Some(hit) = found.hit() {
             remote::used(&self.store, build.as_ref(), &hit.key);
         }
         Ok(found)
@@ -64,13 +91,6 @@ impl Engine {
         Ok(wanted)
     }
 
-    /// The mount that outputs will be views in.
-    fn mount_of_build(&self, inv: &Invocation) -> Option<Arc<Hosted>> {
-        let mut args = inv.argv.iter();
-        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next())?;
-        Some(self.inside(&inv.cwd.join(dir))?.0)
-    }
-
     /// Stores what a compile made, and shares it in the background.
     pub fn finish(
         &self,
@@ -80,14 +100,39 @@ impl Engine {
         remote: Option<&Sharing>,
     ) -> cache::Result<Finished> {
         let finished = finish::finish(self, inv, plan, ran)?;
-        if let Finished::Stored(key, _) = &finished
+        self.share(&finished, remote, &|| build::of(self, inv))?;
+        Ok(finished)
+    }
+
+    /// The same for what a build script did. `left`: it ran over the remains of an earlier run.
+    pub fn script_finish(
+        &self,
+        inv: &Invocation,
+        plan: &ScriptPlan,
+        ran: &Ran,
+        found: &[Found],
+        left: bool,
+        remote: Option<&Sharing>,
+    ) -> cache::Result<Finished> {
+        let finished = script::finish(self, inv, plan, ran, found, left)?;
+        self.share(&finished, remote, &|| script::build(self, inv))?;
+        Ok(finished)
+    }
+
+    fn share(
+        &self,
+        finished: &Finished,
+        remote: Option<&Sharing>,
+        build: &dyn Fn() -> cache::Result<Option<Build>>,
+    ) -> cache::Result<()> {
+        if let Finished::Stored(key, _) = finished
             && let Some(session) = self.session(remote)
         {
             remote::stored(&self.store, remote.map(|r| &r.remote), key);
-            remote::used(&self.store, build::of(self, inv)?.as_ref(), key);
+            remote::used(&self.store, build()?.as_ref(), key);
             session.upload_soon();
         }
-        Ok(finished)
+        Ok(())
     }
 
     /// `None` when nothing is shared, or cannot be.
@@ -101,8 +146,8 @@ impl Engine {
         }
     }
 
-    /// Brings here what is to be restored outside of mounts.
-    pub(super) fn fetch(&self, files: &[Placement]) -> kache_remote::Result<()> {
+    /// Brings here what is to be restored outside of mounts, unless making it again is quicker.
+    pub(super) fn fetch(&self, key: &EntryKey, files: &[Placement]) -> cache::Result<()> {
         let blobs = files.iter().filter_map(|f| match &f.content {
             Content::Blob { hash, .. } => Some(*hash),
             Content::Bytes(_) => None,
@@ -110,7 +155,12 @@ impl Engine {
         // What nobody promised is for the store to miss.
         let promised =
             blobs.filter(|h| !self.store.is_on_disk(h) && self.store.fetchable(h).is_ok_and(|f| f.is_some()));
-        self.remotes.fetch(&promised.collect::<Vec<_>>())
+        let promised: Vec<_> = promised.collect();
+        if promised.is_empty() {
+            return Ok(());
+        }
+        let took = self.store.entry(key)?.map_or(0, |entry| entry.took_ms);
+        Ok(self.remotes.fetch(&promised, Some(Instant::now() + Duration::from_millis(took)))?)
     }
 
     /// Tries again what failed, and what came while the last worker was about to end.

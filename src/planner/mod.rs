@@ -8,6 +8,7 @@ mod client;
 mod http;
 mod server;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kache_remote::Secret;
@@ -18,10 +19,12 @@ pub use server::serve;
 /// Where the planner is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planner {
-    /// `http://host[:port]`
+    /// `http://host[:port]` or `https://host[:port]`
     pub endpoint: String,
     pub timeout: Duration,
     pub token: Option<Secret>,
+    /// PEM file of whom to trust instead of whom the system trusts.
+    pub certificates: Option<PathBuf>,
 }
 
 /// Names of a build in hex (see [`kache_wrapper::build::Build`]), from the most exact one.
@@ -56,14 +59,18 @@ pub struct Used {
 mod tests {
     use super::*;
 
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
     fn learn(planner: &Planner, build: &str, keys: &[(&str, u64)]) {
         let entries = keys.iter().map(|(k, took)| Used { key: k.repeat(32), took_ms: *took }).collect();
-        planner.learn(&Learn { build: build.repeat(32), entries }).unwrap();
+        run(planner.learn(&Learn { build: build.repeat(32), entries })).unwrap();
     }
 
     fn ask(planner: &Planner, builds: &[&str]) -> Option<Vec<String>> {
         let ask = Ask { builds: builds.iter().map(|b| b.repeat(32)).collect(), intent: "build".into() };
-        let keys = planner.ask(&ask).ok()?.keys;
+        let keys = run(planner.ask(&ask)).ok()?.keys;
         Some(keys.into_iter().map(|k| k[..2].to_owned()).collect())
     }
 
@@ -76,7 +83,7 @@ mod tests {
         // Ends with the process of the tests.
         std::thread::spawn(move || serve(&listener, &db, Some("token")));
         let token = Some(Secret("token".into()));
-        let planner = Planner { endpoint, timeout: Duration::from_secs(10), token };
+        let planner = Planner { endpoint, timeout: Duration::from_secs(10), token, certificates: None };
         learn(&planner, "aa", &[("01", 10), ("02", 500)]);
         learn(&planner, "aa", &[("02", 500), ("03", 9000)]);
         // What the last builds used comes before what only older ones did; the dearest first.
@@ -87,7 +94,7 @@ mod tests {
         let stranger = Planner { token: None, ..planner.clone() };
         assert_eq!(ask(&stranger, &["aa"]), None);
         let nonsense = Ask { builds: vec!["'; DROP TABLE used".into()], intent: "build".into() };
-        assert!(planner.ask(&nonsense).is_err());
+        assert!(run(planner.ask(&nonsense)).is_err());
         assert!(ask(&planner, &["aa"]).is_some());
     }
 
@@ -95,9 +102,11 @@ mod tests {
     fn a_planner_that_does_not_answer_is_not_waited_for() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let planner = Planner { endpoint, timeout: Duration::from_millis(50), token: None };
+        let timeout = Duration::from_millis(50);
+        let planner = Planner { endpoint, timeout, token: None, certificates: None };
         assert_eq!(ask(&planner, &["aa"]), None);
-        let planner = Planner { endpoint: "https://x".into(), ..planner };
-        assert_eq!(ask(&planner, &["aa"]), None);
+        for endpoint in ["ftp://x", "x", "http://127.0.0.1:1", "https://kache.invalid"] {
+            assert_eq!(ask(&Planner { endpoint: endpoint.into(), ..planner.clone() }, &["aa"]), None);
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! Entries on their way between the index and a bucket. What comes from there is not believed.
 
 use kache_remote::{EntryObject, Error, Fact, Result, hex};
+use kache_wrapper::MARK;
 use kache_wrapper::cache::{Dest, Entry, EntryKey, InvocationKey, Publication};
+use kache_wrapper::script::{self, outputs};
 
 use crate::store::Shared;
 
-/// No compile makes so many files.
-const MAX_OUTPUTS: usize = 4096;
+/// No action makes so many files.
+const MAX_OUTPUTS: usize = outputs::MAX_FILES;
+/// Paths in texts: each may become much longer than the token that stands for it.
+const MAX_TOKENS: usize = 100_000;
 /// Bytes of a file name.
 const MAX_NAME: usize = 255;
 
@@ -35,14 +39,11 @@ pub fn unpack(object: EntryObject, max_blob: u64) -> Result<Shared> {
     if !rest.is_empty() {
         return Err(bad("it cannot be read"));
     }
-    if entry.outputs.len() + entry.texts.len() > MAX_OUTPUTS {
-        return Err(bad("it has too many outputs"));
-    }
     if !is_portable(&entry) {
         return Err(bad("an output's name leads elsewhere"));
     }
-    if entry.outputs.iter().any(|o| o.size > max_blob) {
-        return Err(bad("an output is too large"));
+    if !is_small(&entry, max_blob) {
+        return Err(bad("it is too large"));
     }
     let facts = object.facts.into_iter().map(|f| (f.space, f.key, f.value)).collect();
     let publication = Publication {
@@ -54,9 +55,28 @@ pub fn unpack(object: EntryObject, max_blob: u64) -> Result<Shared> {
     Ok(Shared { publication, facts })
 }
 
-/// Only what other machines would take is worth an upload.
-pub fn is_portable(entry: &Entry) -> bool {
+/// Is an entry of this machine of use to others?
+pub fn is_for_others(shared: &Shared, max_blob: u64) -> bool {
+    let Publication { entry, record, .. } = &shared.publication;
+    is_portable(entry)
+        && is_small(entry, max_blob)
+        && (entry.kind != script::KIND || script::is_for_all(record))
+}
+
+/// Nothing of it leads out of the directory that it is restored to.
+fn is_portable(entry: &Entry) -> bool {
+    if entry.kind == script::KIND {
+        return outputs::stays_inside(entry);
+    }
     entry.outputs.iter().map(|o| &o.dest).chain(entry.texts.iter().map(|t| &t.dest)).all(is_plain)
+}
+
+fn is_small(entry: &Entry, max_blob: u64) -> bool {
+    let texts = entry.texts.iter().map(|t| &t.template).chain([&entry.stdout, &entry.stderr]);
+    let tokens: usize = texts.map(|t| memchr::memchr_iter(MARK, t).count()).sum();
+    entry.outputs.len() + entry.texts.len() <= MAX_OUTPUTS
+        && entry.outputs.iter().all(|o| o.size <= max_blob)
+        && tokens <= MAX_TOKENS
 }
 
 /// A single ordinary file name, or the name of an emit kind.
@@ -64,7 +84,6 @@ fn is_plain(dest: &Dest) -> bool {
     let name = match dest {
         Dest::OutDir(name) => name.as_slice(),
         Dest::Explicit(kind) => kind.as_bytes(),
-        // A build script's files stay where they were made: symbolic links among them could lead anywhere.
         Dest::Tree(..) => return false,
     };
     !name.is_empty()
@@ -76,7 +95,7 @@ fn is_plain(dest: &Dest) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kache_wrapper::cache::{Output, Sharing};
+    use kache_wrapper::cache::{Node, Output, Sharing};
 
     use super::*;
 
@@ -122,5 +141,24 @@ mod tests {
         let mut garbled = pack(&shared(b"a", 5)).unwrap();
         garbled.entry.push(0);
         assert!(unpack(garbled, 10).is_err());
+        let mut explosive = shared(b"a", 5);
+        explosive.publication.entry.stdout = b"\x1fT\x1f".repeat(MAX_TOKENS);
+        assert!(unpack(pack(&explosive).unwrap(), 10).is_err());
+    }
+
+    #[test]
+    fn a_run_of_a_script_is_taken_for_nothing_else() {
+        let of_script = |kind: &str, path: &[u8]| {
+            let mut it = shared(b"a", 5);
+            it.publication.entry.kind = kind.to_owned();
+            it.publication.entry.outputs[0].dest = Dest::Tree(path.to_vec(), Node::File);
+            unpack(pack(&it).unwrap(), 10)
+        };
+        assert!(of_script(script::KIND, b"deep/a").is_ok());
+        assert!(of_script(script::KIND, b"../a").is_err());
+        assert!(of_script("lib", b"deep/a").is_err());
+        let mut plain = shared(b"a", 5);
+        plain.publication.entry.kind = script::KIND.to_owned();
+        assert!(unpack(pack(&plain).unwrap(), 10).is_err());
     }
 }

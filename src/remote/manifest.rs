@@ -130,14 +130,12 @@ impl Session {
     /// What the planner says to fetch first, and then the rest. What it names beyond the manifest is taken in.
     async fn ordered(&self, mut known: Vec<Needed>, planner: Option<(Planner, Ask)>) -> Vec<Needed> {
         let Some((planner, ask)) = planner else { return known };
-        let asked = tokio::task::spawn_blocking(move || planner.ask(&ask)).await;
-        let keys = match asked {
-            Ok(Ok(answer)) => answer.keys,
-            Ok(Err(error)) => {
+        let keys = match planner.ask(&ask).await {
+            Ok(answer) => answer.keys,
+            Err(error) => {
                 tracing::warn!("the planner did not help: {error:#}");
                 return known;
             }
-            Err(_) => return known,
         };
         let keys = keys.iter().take(MAX_ENTRIES).filter_map(|k| blake3::Hash::from_hex(k).ok());
         let mut rank: HashMap<Hash, usize> = HashMap::new();
@@ -234,7 +232,8 @@ impl Session {
             for key in keys.iter().take(MAX_ENTRIES) {
                 let Some(shared) = self.store.shared(key).map_err(local)? else { continue };
                 let outputs = &shared.publication.entry.outputs;
-                if !outputs.iter().all(|o| self.is_somewhere(o)) {
+                let is_for_others = entry::is_for_others(&shared, self.bucket.settings().max_blob);
+                if !is_for_others || !outputs.iter().all(|o| self.is_somewhere(o)) {
                     continue;
                 }
                 for output in outputs.iter().filter(|o| o.size <= SMALL && !o.executable) {
@@ -245,7 +244,7 @@ impl Session {
                 manifest.entries.push(entry::pack(&shared)?);
             }
             self.block_on(self.bucket.put_manifest(&build, &manifest))?;
-            if let Some(Err(error)) = planner.map(|p| p.learn(&learn)) {
+            if let Some(Err(error)) = planner.map(|p| self.block_on(p.learn(&learn))) {
                 tracing::warn!("the planner was not told: {error:#}");
             }
             self.store.set_fact("manifest", &name, &digest).map_err(|e| Error::Local(e.to_string()))?;
@@ -255,9 +254,6 @@ impl Session {
     }
 
     fn is_somewhere(&self, output: &Output) -> bool {
-        if output.size > self.bucket.settings().max_blob {
-            return false;
-        }
         self.store.is_on_disk(&output.blob) || self.store.fetchable(&output.blob).is_ok_and(|f| f.is_some())
     }
 }

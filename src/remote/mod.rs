@@ -80,11 +80,12 @@ impl Remotes {
         Ok(session)
     }
 
-    /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here.
+    /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here. With `until` it is
+    /// better to do without them than to wait longer.
     ///
     /// # Errors
     /// One of them is not here and cannot be had.
-    pub fn fetch(&self, wanted: &[Hash]) -> kache_remote::Result<()> {
+    pub fn fetch(&self, wanted: &[Hash], until: Option<Instant>) -> kache_remote::Result<()> {
         let missing: Vec<&Hash> = wanted.iter().filter(|h| !self.store.is_on_disk(h)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -99,15 +100,21 @@ impl Remotes {
                 }
                 return Err(gone());
             };
-            self.fetch_from_any(hash, size, executable)?;
+            self.fetch_from_any(hash, size, executable, until)?;
         }
         Ok(())
     }
 
-    fn fetch_from_any(&self, hash: &Hash, size: u64, executable: bool) -> kache_remote::Result<()> {
+    fn fetch_from_any(
+        &self,
+        hash: &Hash,
+        size: u64,
+        executable: bool,
+        until: Option<Instant>,
+    ) -> kache_remote::Result<()> {
         let mut errors = Vec::new();
         for session in self.known()? {
-            match session.fetch_blob(hash, size, executable) {
+            match session.fetch_blob(hash, size, executable, until) {
                 Ok(()) => return Ok(()),
                 Err(error) => errors.push(error),
             }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use kache_remote::gate::Gate;
 use kache_remote::{Bucket, EntryObject, Error, Hash, Settings};
 use kache_wrapper::cache::{Cache, Invocation, Output};
-use kache_wrapper::lookup::{self, Plan};
+use kache_wrapper::lookup::Wanted;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -75,21 +75,22 @@ impl Session {
         !self.uploading.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// Looks for the result of a plan and takes it in. True: look again, it is here now. With `lazy` its blobs are
+    /// Looks for a result and takes it in. True: look again, it is here now. With `lazy` its blobs are
     /// left where they are.
-    pub fn find(&self, cache: &dyn Cache, inv: &Invocation, plan: &Plan, lazy: bool) -> bool {
-        let one = Arc::clone(lock(&self.asking).entry(plan.claim).or_default());
+    pub fn find(&self, cache: &dyn Cache, inv: &Invocation, wanted: &dyn Wanted, lazy: bool) -> bool {
+        let name = wanted.name();
+        let one = Arc::clone(lock(&self.asking).entry(name).or_default());
         let waited = one.try_lock().is_err();
         let _mine = one.lock().unwrap_or_else(PoisonError::into_inner);
-        if waited && lookup::has_news(cache, plan).unwrap_or(false) {
+        if waited && wanted.has_news(cache).unwrap_or(false) {
             return true;
         }
         let began = Instant::now();
-        let found = self.find_now(cache, inv, plan, lazy);
-        lock(&self.asking).remove(&plan.claim);
+        let found = self.find_now(cache, inv, wanted, lazy);
+        lock(&self.asking).remove(&name);
         let brought = matches!(found, Ok(Some(_)));
         if found.as_ref().is_err_and(Error::is_about_one_object) {
-            self.note_absent(plan.claim);
+            self.note_absent(name);
         }
         self.judge(found.map(Option::unwrap_or_default), began);
         brought
@@ -103,14 +104,13 @@ impl Session {
     pub(super) fn judge(&self, answer: kache_remote::Result<Duration>, began: Instant) {
         let saved = match &answer {
             Ok(saved) => {
-                self.gate.answered();
+                if !saved.is_zero() {
+                    self.gate.helped();
+                }
                 *saved
             }
             Err(error) => {
                 tracing::info!(%error, "the remote did not help");
-                if error.is_about_one_object() {
-                    crate::log::append(&self.log, &error.to_string());
-                }
                 self.warn(self.gate.failed(error));
                 Duration::ZERO
             }
@@ -123,11 +123,11 @@ impl Session {
         &self,
         cache: &dyn Cache,
         inv: &Invocation,
-        plan: &Plan,
+        wanted: &dyn Wanted,
         lazy: bool,
     ) -> kache_remote::Result<Option<Duration>> {
-        let Some(invocation) = plan.invocation else { return Ok(None) };
-        if self.is_absent(&plan.claim) {
+        let Some(invocation) = wanted.invocation() else { return Ok(None) };
+        if self.is_absent(&wanted.name()) {
             return Ok(None);
         }
         let Some(patience) = self.gate.patience() else { return Ok(None) };
@@ -135,13 +135,13 @@ impl Session {
         let local = |error: kache_wrapper::cache::Error| Error::Local(error.to_string());
         let known = cache.records(&invocation).map_err(local)?;
         let known: HashSet<Hash> = known.iter().map(|r| *blake3::hash(r).as_bytes()).collect();
-        let mut keys = plan.missing.clone();
+        let mut keys = wanted.missing().to_vec();
         for record in self.within(until, self.bucket.records(&invocation.0, &known))? {
-            keys.extend(lookup::entry_key(cache, inv, plan, &record).map_err(local)?);
+            keys.extend(wanted.entry_key(cache, inv, &record).map_err(local)?);
         }
         for key in keys {
             let Some(object) = self.within(until, self.bucket.entry(&key.0))? else { continue };
-            let Some(shared) = self.check(cache, inv, plan, object)? else { continue };
+            let Some(shared) = self.check(cache, inv, wanted, object)? else { continue };
             let took = Duration::from_millis(shared.publication.entry.took_ms);
             if !lazy {
                 let until = (Instant::now() + took).max(until);
@@ -150,7 +150,7 @@ impl Session {
             self.store.import(&shared).map_err(|e| Error::Local(e.to_string()))?;
             return Ok(Some(took));
         }
-        self.note_absent(plan.claim);
+        self.note_absent(wanted.name());
         Ok(None)
     }
 
@@ -159,13 +159,12 @@ impl Session {
         &self,
         cache: &dyn Cache,
         inv: &Invocation,
-        plan: &Plan,
+        wanted: &dyn Wanted,
         object: EntryObject,
     ) -> kache_remote::Result<Option<Shared>> {
-        let key =
-            lookup::entry_key(cache, inv, plan, &object.record).map_err(|e| Error::Local(e.to_string()))?;
+        let key = wanted.entry_key(cache, inv, &object.record).map_err(|e| Error::Local(e.to_string()))?;
         let same = key.is_some_and(|k| k.0 == object.key)
-            && plan.invocation.is_some_and(|i| i.0 == object.invocation);
+            && wanted.invocation().is_some_and(|i| i.0 == object.invocation);
         if !same {
             let name = format!("entry {}", kache_remote::hex(&object.key));
             return Err(Error::Bad { name, how: "its key does not follow from its record".into() });
@@ -217,17 +216,35 @@ impl Session {
     }
 
     /// Fetches one blob, for whoever opens it. One that is gone or wrong makes everything that needs it stale.
-    pub fn fetch_blob(&self, hash: &Hash, size: u64, executable: bool) -> kache_remote::Result<()> {
+    ///
+    /// With `until` the blob is to save time that ends then: a remote that is left alone is not asked, and one that is
+    /// slow is not waited for longer.
+    pub fn fetch_blob(
+        &self,
+        hash: &Hash,
+        size: u64,
+        executable: bool,
+        until: Option<Instant>,
+    ) -> kache_remote::Result<()> {
+        let began = Instant::now();
+        let until = match (until, self.gate.patience()) {
+            (Some(_), None) => return Err(Error::Local("the remote is left alone for this build".into())),
+            (Some(until), Some(patience)) => Some(until.max(began + patience)),
+            (None, _) => None,
+        };
         let one = self.one_fetch(hash);
         let (store, bucket, wanted) = (Arc::clone(&self.store), Arc::clone(&self.bucket), *hash);
         // On a thread of the runtime: those of a mount have stacks that are too small for it.
-        let task = async move { fetch(&store, &bucket, &one, &wanted, size, executable).await };
-        let fetched = self.handle.block_on(self.handle.spawn(task));
-        let fetched = fetched.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into())));
+        let task =
+            self.handle.spawn(async move { fetch(&store, &bucket, &one, &wanted, size, executable).await });
+        let task =
+            async { task.await.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into()))) };
+        let fetched = match until {
+            Some(until) => self.within(until, task),
+            None => self.handle.block_on(task),
+        };
         lock(&self.fetching).remove(hash);
-        if let Err(error) = &fetched {
-            crate::log::append(&self.log, &error.to_string());
-        }
+        self.judge(fetched.clone().map(|()| Duration::MAX), began);
         fetched
     }
 
@@ -248,9 +265,8 @@ impl Session {
     /// Once for each build, to the log of kache, where a person looks.
     fn warn(&self, why: Option<String>) {
         if let Some(why) = why {
-            let message = format!("the remote is left alone for this build: {why}");
-            tracing::warn!("{message}");
-            crate::log::append(&self.log, &message);
+            tracing::warn!("{why}");
+            crate::log::append(&self.log, &why);
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct Pushed {
     pub entries: u64,
     /// Bytes sent.
     pub bytes: u64,
-    /// Entries that are no longer complete here, or may not be shared.
+    /// Entries that are no longer complete here, or of no use elsewhere.
     pub dropped: u64,
     pub failed: u64,
     /// The first failure.
@@ -140,7 +140,7 @@ async fn upload(
     let Some(shared) = store.shared(key).map_err(local)? else {
         return snapshot::upload(store, bucket, slots, place, &key.0).await;
     };
-    if !entry::is_portable(&shared.publication.entry) {
+    if !entry::is_for_others(&shared, bucket.settings().max_blob) {
         return Ok(Done::Dropped);
     }
     if bucket.has_entry(&key.0).await? {
@@ -149,9 +149,6 @@ async fn upload(
     let mut sent = 0;
     let mut tasks = JoinSet::new();
     for output in &shared.publication.entry.outputs {
-        if output.size > bucket.settings().max_blob {
-            return Ok(Done::Dropped);
-        }
         // An entry that came from a remote and was never opened here has nothing to give.
         let Ok(file) = store.open_blob(&output.blob) else { return Ok(Done::Dropped) };
         let (bucket, slots, scratch) = (Arc::clone(bucket), Arc::clone(slots), store.scratch());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,9 +19,7 @@ impl Place {
     /// `None` if there is no cargo workspace.
     pub fn of(target: &Path, hint: Option<&Path>) -> Option<Place> {
         let workspace = target.parent().and_then(workspace_above).or_else(|| workspace_above(hint?))?;
-        let cargo_home = std::env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+        let cargo_home = cargo_home()?;
         Some(Place {
             repository: workspace.ancestors().find(|d| d.join(".git").exists()).map(Path::to_owned),
             cargo_home: fs::canonicalize(&cargo_home).unwrap_or(cargo_home),
@@ -30,8 +29,13 @@ impl Place {
     }
 }
 
+pub fn cargo_home() -> Option<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+}
+
 /// The nearest directory with a `Cargo.lock`, else the nearest with a `[workspace]`, else with a `Cargo.toml`.
-fn workspace_above(dir: &Path) -> Option<PathBuf> {
+pub fn workspace_above(dir: &Path) -> Option<PathBuf> {
     let packages = || dir.ancestors().filter(|d| d.join("Cargo.toml").is_file());
     let is_workspace =
         |d: &&Path| fs::read_to_string(d.join("Cargo.toml")).is_ok_and(|t| t.contains("[workspace"));
@@ -66,6 +70,17 @@ pub fn about(place: &Place) -> About {
     }
     let identity = *hash.finalize().as_bytes();
     About { identity, commit: git.and_then(|g| g.head()).unwrap_or_default() }
+}
+
+/// What is checked out, and when that last changed (nanoseconds since the Unix epoch). Empty without a repository.
+pub fn head(place: &Place) -> (String, i64) {
+    let Some(git) = place.repository.as_deref().and_then(Git::of) else { return (String::new(), 0) };
+    let time = |path: PathBuf| {
+        let meta = fs::metadata(path).ok()?;
+        Some(meta.mtime() * 1_000_000_000 + meta.mtime_nsec())
+    };
+    let moved = time(git.dir.join("logs/HEAD")).or_else(|| time(git.dir.join("HEAD")));
+    (git.head().unwrap_or_default(), moved.unwrap_or(i64::MAX))
 }
 
 /// Names of the packages in `Cargo.lock` that come from no registry; without one, the name in `Cargo.toml`.

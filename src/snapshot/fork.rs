@@ -19,7 +19,7 @@ use super::depinfo::{DepInfo, Root};
 use super::freshness::{self, Moved, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
-use super::rehome;
+use super::renew;
 use super::survey::Survey;
 use super::take::Snapshot;
 use super::tree::{self, Item, Listing};
@@ -89,15 +89,21 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
             unit.problem = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
     }
-    if moved.packages {
-        let read = |path: &RelPath| match tree::file(listing, path) {
-            Some(file) => Ok(store.read_blob(&file.hash)?),
-            None => anyhow::bail!("there is no {path}"),
-        };
-        texts.extend(rehome::rehome(&mut units, &read, from, to));
+    let read =
+        |path: &RelPath| Ok(store.read_blob(&tree::file(listing, path).context("no such file")?.hash)?);
+    let renewed = renew::renew(&mut units, from, to, &read);
+    for (at, files) in &renewed {
+        if files.iter().any(|(path, _)| texts.contains_key(path)) {
+            units[*at].problem = "its fingerprint names the other checkout".into();
+        }
     }
     let (verdicts, newest) = freshness::judge(&units, from, to, &inputs, &rewritten, now);
 
+    for (at, files) in renewed {
+        if verdicts[at].is_fresh() {
+            texts.extend(files);
+        }
+    }
     let dropped = dropped(&units, &verdicts, moved.checkout);
     let times = times(listing, newest);
     let mut plan = Plan { files: Vec::new(), fresh: 0, stale: Vec::new(), saved_ms: 0, bytes: 0 };

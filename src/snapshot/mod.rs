@@ -1,10 +1,10 @@
 //! Snapshots of whole target directories, and forks of them: a new checkout that has nothing to build.
 //!
 //! * [`tree`]: directories as blobs. [`take`]: from a target directory to a snapshot.
-//! * [`units`], [`depinfo`]: what cargo keeps about each unit of work. [`inputs`]: what it was made from.
+//! * [`units`], [`depinfo`], [`fingerprint`]: what cargo keeps about each unit of work. [`inputs`], [`package`]: what it was made from.
 //! * [`place`], [`checkout`]: paths, repositories and workspaces, here and there. [`choose`]: which snapshot.
-//! * [`rehome`]: what cargo knows units by, where its packages lie elsewhere.
 //! * [`freshness`]: what is proven to be up to date here. [`fork`]: the tree that says so to cargo.
+//! * [`renew`]: fingerprints of cargo that are others here.
 //! * [`materialize`]: a fork without a mount. [`abroad`]: snapshots on their way to other machines.
 //!   [`survey`]: what is of use there.
 
@@ -12,14 +12,16 @@ pub mod abroad;
 pub mod checkout;
 pub mod choose;
 mod depinfo;
+mod fingerprint;
 pub mod fork;
 mod freshness;
 mod inputs;
 pub mod materialize;
 mod object;
+mod package;
 pub mod place;
 pub mod refresh;
-mod rehome;
+mod renew;
 mod survey;
 pub mod take;
 pub mod tree;

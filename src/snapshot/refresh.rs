@@ -4,13 +4,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kache_fs::RelPath;
 
 use super::fork::{label, run_dir, time, times};
 use super::freshness::{self, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
+use super::renew;
 use super::take::Snapshot;
 use super::tree::{self, Item, Listing};
 use super::units::{self, Kind, Unit};
@@ -39,6 +40,13 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
             // Made again since, or gone: cargo knows better.
             unit.problem = "it was built after the snapshot".into();
         }
+    }
+    let read =
+        |path: &RelPath| Ok(store.read_blob(&tree::file(listing, path).context("no such file")?.hash)?);
+    for at in renew::renew(&mut units, &snapshot.place, place, &read).into_keys() {
+        // Only a fork writes fingerprints.
+        units[at].problem =
+            "the build script declares no inputs, and times in its package have changed".into();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
     let (verdicts, newest) = freshness::judge(&units, &snapshot.place, place, &inputs, &BTreeSet::new(), now);

@@ -17,7 +17,8 @@ use super::inputs::{IMMUTABLE, Inputs};
 use super::object;
 use super::place::{Base, Place};
 use super::tree::{self, File, Item, Listing};
-use super::units::{self, Found, Kind, Unit};
+use super::units::{self, Found, Kind, Unit, Whole};
+use super::{checkout, package};
 use crate::store::{Hash, SnapshotRow, Store};
 
 /// What the blob of a snapshot's root says.
@@ -44,7 +45,7 @@ pub struct Names {
 }
 
 /// Changes when [`Snapshot`] does; others are not read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a mount shows, all of it sealed. Files that somebody is writing right now are left out: cargo will miss them.
 pub fn list_mount(mount: &Mount) -> Result<Listing> {
@@ -348,7 +349,13 @@ fn judge_one(
     found: Found,
     names: &BTreeMap<RelPath, Names>,
 ) -> Result<Unit> {
-    let Found { mut unit, sources, outputs, run_dir, reference_ns } = found;
+    let Found { mut unit, mut sources, outputs, run_dir, programs, reference_ns } = found;
+    if let Some(whole) = unit.whole.as_mut().filter(|_| unit.problem.is_empty()) {
+        match whole_package(store, listing, place, whole, &programs, reference_ns) {
+            Ok(files) => sources.extend(files),
+            Err(error) => unit.problem = format!("its build script declares no inputs, and {error}"),
+        }
+    }
     if unit.problem.is_empty() {
         for source in sources {
             let spot = place.spot(&source);
@@ -395,6 +402,37 @@ fn bind(unit: &mut Unit, path: &RelPath, names: &BTreeMap<RelPath, Names>) {
     if names.packages {
         unit.homebound = format!("{path} names the place of cargo's packages");
     }
+}
+
+/// All files of the package of a build script that declares nothing.
+fn whole_package(
+    store: &Store,
+    listing: &Listing,
+    place: &Place,
+    whole: &mut Whole,
+    programs: &[RelPath],
+    reference_ns: i64,
+) -> Result<Vec<PathBuf>> {
+    let root = place.path(&whole.root).context("the place of its package is not clear")?;
+    let package = package::look(&root).context("it is not clear which files its package has")?;
+    if package.text != whole.text {
+        bail!("its package changed after it ran");
+    }
+    for program in programs {
+        let Some(file) = tree::file(listing, program) else { continue };
+        let reads_git = match kache_wrapper::script::is_known_to_read_git(store, &file.hash) {
+            Some(known) => known,
+            None => kache_wrapper::script::reads_git(&store.read_blob(&file.hash)?),
+        };
+        if reads_git {
+            let (commit, moved_ns) = checkout::head(place);
+            if moved_ns > reference_ns {
+                bail!("something else was checked out after it asked git");
+            }
+            whole.commit = Some(commit);
+        }
+    }
+    Ok(package.files.iter().map(|f| root.join(f)).collect())
 }
 
 fn nanos(time: SystemTime) -> i64 {

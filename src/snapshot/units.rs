@@ -14,6 +14,7 @@ use kache_wrapper::depinfo::DepInfo as RustcDepInfo;
 use serde::{Deserialize, Serialize};
 
 use super::depinfo::{DepInfo, Root};
+use super::fingerprint::from_hex;
 use super::place::{Base, Place, Spot};
 use super::tree::{self, Item, Listing};
 use crate::store::Hash;
@@ -33,6 +34,8 @@ pub struct Unit {
     pub deps: Vec<u64>,
     /// What it read, with the content that it had.
     pub inputs: Vec<(Spot, Hash)>,
+    /// Of a build script that declares nothing: what else must be the same.
+    pub whole: Option<Whole>,
     /// Why it can be fresh nowhere else; empty if it can.
     pub problem: String,
     /// The same, for checkouts at another path.
@@ -41,6 +44,17 @@ pub struct Unit {
     pub homebound: String,
     /// How long it took, in milliseconds, if known.
     pub took_ms: u64,
+}
+
+/// A run of a build script that declares nothing: all files of the package are its inputs, and no others may be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// Directory of the package.
+    pub root: Spot,
+    /// What cargo had in the fingerprint.
+    pub text: String,
+    /// For scripts that ask git: what was checked out (empty without a repository).
+    pub commit: Option<String>,
 }
 
 /// A path in the tree, as bytes.
@@ -54,9 +68,9 @@ pub enum Kind {
     Doc,
 }
 
-/// What of cargo's JSON matters.
+/// What of cargo's JSON matters; of later versions, too.
 #[derive(Deserialize)]
-struct Fingerprint {
+struct Parsed {
     /// Package, name, whether public, fingerprint.
     deps: Vec<(u64, String, bool, u64)>,
     local: Vec<serde_json::Value>,
@@ -73,6 +87,8 @@ pub struct Found {
     pub outputs: Vec<RelPath>,
     /// A build script's directory, `build/<package>-<hash>`.
     pub run_dir: Option<RelPath>,
+    /// The program of a build script that declares nothing, under all its names.
+    pub programs: Vec<RelPath>,
     /// Cargo compares the sources' times with this one's.
     pub reference_ns: i64,
 }
@@ -98,10 +114,13 @@ pub fn find(listing: &Listing, read: &Reader, place: &Place) -> Vec<Found> {
         let Some(unit) = one(listing, read, place, &outputs, &dir, name, path, &mut roots) else { continue };
         found.push(unit);
     }
+    let programs: HashMap<u64, Vec<RelPath>> =
+        found.iter().map(|f| (f.unit.fingerprint, f.outputs.clone())).collect();
     // A run's inputs are relative to its package, which the script's own compile tells.
     for run in found.iter_mut().filter(|f| f.unit.kind == Kind::RunBuildScript) {
         let root = run.unit.deps.iter().find_map(|dep| roots.get(dep));
         run_inputs(run, root.map(PathBuf::as_path), place);
+        run.programs = run.unit.deps.iter().filter_map(|dep| programs.get(dep)).flatten().cloned().collect();
     }
     found
 }
@@ -120,7 +139,7 @@ fn one(
     // An unfinished unit has an empty file here: to cargo it does not exist.
     let hex = read(&dir.join(name)).ok()?;
     let fingerprint = from_hex(&hex)?;
-    let parsed: Fingerprint = serde_json::from_slice(&read(json).ok()?).ok()?;
+    let parsed: Parsed = serde_json::from_slice(&read(json).ok()?).ok()?;
     let kind = if name.starts_with("run-build-script-") {
         Kind::RunBuildScript
     } else if parsed.local.iter().any(|l| l.get("CheckDepInfo").is_some()) {
@@ -136,13 +155,20 @@ fn one(
         fingerprint,
         deps: parsed.deps.iter().map(|d| d.3).collect(),
         inputs: Vec::new(),
+        whole: None,
         problem: String::new(),
         bound: String::new(),
         homebound: String::new(),
         took_ms: 0,
     };
-    let mut found =
-        Found { unit, sources: BTreeSet::new(), outputs: Vec::new(), run_dir: None, reference_ns: 0 };
+    let mut found = Found {
+        unit,
+        sources: BTreeSet::new(),
+        outputs: Vec::new(),
+        run_dir: None,
+        programs: Vec::new(),
+        reference_ns: 0,
+    };
     let done = match kind {
         Kind::Compile => compile(&mut found, listing, read, place, outputs, &parsed.local, roots),
         Kind::RunBuildScript => run(&mut found, listing, dir, &parsed.local),
@@ -228,7 +254,8 @@ fn run(
         } else if let Some(text) = item.get("Precalculated").and_then(|t| t.as_str()) {
             // A version for packages of a registry, times of files for the others.
             if text.contains(' ') {
-                return Err("its build script declares no inputs");
+                let root = Spot { base: Base::Elsewhere, rel: Vec::new() };
+                found.unit.whole = Some(Whole { root, text: text.to_owned(), commit: None });
             }
         } else if item.get("RerunIfEnvChanged").is_none() {
             return Err("an unknown fingerprint");
@@ -240,13 +267,18 @@ fn run(
 /// The paths that a build script has declared become absolute.
 fn run_inputs(found: &mut Found, root: Option<&Path>, place: &Place) {
     let declared = std::mem::take(&mut found.sources);
+    if let (Some(whole), Some(root)) = (&mut found.unit.whole, root) {
+        whole.root = place.spot(root);
+    }
     // In cargo's fingerprint they are absolute if they are outside of the package.
     if declared.iter().any(|p| p.is_absolute() && place.own().iter().any(|own| p.starts_with(own))) {
         found.unit.bound = "its build script declares inputs by the checkout's path".into();
     }
     match root {
         Some(root) => found.sources = declared.iter().map(|p| root.join(p)).collect(),
-        None if declared.iter().all(|p| p.is_absolute()) => found.sources = declared,
+        None if found.unit.whole.is_none() && declared.iter().all(|p| p.is_absolute()) => {
+            found.sources = declared
+        }
         None => found.unit.problem = "the place of its package is not clear".into(),
     }
 }
@@ -358,28 +390,9 @@ fn names_checkout(value: &[u8], place: &Place) -> bool {
     own.iter().any(|p| memchr::memmem::find_iter(value, p.as_os_str().as_bytes()).any(|at| !inside(at)))
 }
 
-/// Cargo writes the bytes of the number, lowest first, in hexadecimal.
-fn from_hex(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok().filter(|t| t.len() == 16)?;
-    u64::from_str_radix(text, 16).ok().map(u64::swap_bytes)
-}
-
-/// The same back.
-pub fn to_hex(fingerprint: u64) -> Vec<u8> {
-    format!("{:016x}", fingerprint.swap_bytes()).into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hashes_are_read_as_cargo_writes_them() {
-        assert_eq!(from_hex(b"0100000000000000"), Some(1));
-        assert_eq!(to_hex(1), b"0100000000000000");
-        assert_eq!(from_hex(b""), None);
-        assert_eq!(from_hex(b"01000000000000000"), None);
-    }
 
     #[test]
     fn a_path_in_the_target_is_not_the_checkout() {

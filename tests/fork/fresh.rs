@@ -1,6 +1,6 @@
 //! What is the same is fresh.
 
-use super::support::World;
+use super::support::{Run, World};
 use super::worktree::{built, copy, copy_to, counts, fork, forked, same_as_plain};
 
 #[test]
@@ -92,4 +92,124 @@ fn two_forks_do_not_see_each_other() {
     assert!(a.prints("target/debug/app").contains("from a"));
     assert!(b.prints("target/debug/app").contains("from b"));
     assert!(donor.prints("target/debug/app").contains("hello"));
+}
+
+#[test]
+fn the_first_edit_uses_the_incremental_state_of_the_donor() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    donor.edit("base/src/words.rs", "hello", "one");
+    donor.edit("app/src/main.rs", "native {}", "nativ {}");
+    donor.cargo("build").ok().only("edit", &["base lib", "app bin"]);
+    let adopted = |run: &Run| run.events.iter().filter(|e| e.reason.contains("another checkout")).count();
+    let forks = ["other", "another"].map(|name| {
+        let other = copy(&donor, name);
+        let said = fork(&donor, &other);
+        let (fresh, all) = counts(&said);
+        assert_eq!(fresh, all, "{said}");
+        other
+    });
+    for other in &forks {
+        other.cargo("build").ok().fresh();
+        other.edit("base/src/words.rs", "one", "two");
+        other.sh("touch stamp");
+        let run = other.cargo("build").ok();
+        run.only("edit", &["base lib", "app bin"]);
+        assert_eq!(adopted(&run), 2, "{}", run.account());
+        assert!(other.prints("target/debug/app").contains("two"));
+        // rustc agrees: what it has not compiled again is the donor's.
+        let newest = "find -L target/debug/incremental -type d -path '*/base-*/s-*' -printf '%T@ %p\\n' | sort -n | tail -1";
+        let reused =
+            format!("cd \"$({newest} | cut -d' ' -f2)\" && find . -name '*.o' ! -newer \"$OLDPWD/stamp\"");
+        assert!(!other.sh(&reused).is_empty());
+        // Its own from now on.
+        other.edit("base/src/words.rs", "two", "three");
+        let run = other.cargo("build").ok();
+        assert_eq!(adopted(&run), 0, "{}", run.account());
+        assert!(other.prints("target/debug/app").contains("three"));
+        same_as_plain(other);
+    }
+    donor.cargo("build").ok().fresh();
+}
+
+/// State that was made with other options would give another program.
+#[test]
+fn incremental_state_of_other_options_is_not_used() {
+    let world = World::new();
+    let donor = built(&world, "build").env("RUSTFLAGS", "--cfg story");
+    donor.cargo("build").ok();
+    donor.edit("app/src/main.rs", "native {}", "nativ {}");
+    donor.cargo("build").ok().only("edit", &["app bin"]);
+    let other = forked(&donor, "other");
+    other.cargo("build").ok();
+    other.edit("app/src/main.rs", "nativ {}", "native {}!");
+    let run = other.cargo("build").ok();
+    run.only("edit", &["app bin"]);
+    assert!(!run.account().contains("another checkout"), "{}", run.account());
+    assert!(other.prints("target/debug/app").contains("cfg false"));
+}
+
+/// A package with a build script that declares nothing, and one that depends on it.
+const UNDECLARED: &[(&str, &str)] = &[
+    ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"b\"]\nresolver = \"2\"\n"),
+    (
+        "Cargo.lock",
+        "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"0.1.0\"\ndependencies = [\n \"b\",\n]\n\n\
+         [[package]]\nname = \"b\"\nversion = \"0.1.0\"\n",
+    ),
+    (
+        "a/Cargo.toml",
+        "[package]\nname = \"a\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[dependencies]\nb = { path = \"../b\" }\n",
+    ),
+    ("a/src/main.rs", "fn main() { println!(\"{}\", b::WORDS); }\n"),
+    (
+        "b/Cargo.toml",
+        "[package]\nname = \"b\"\nversion = \"0.1.0\"\nedition = \"2021\"\nexclude = [\"/notes\"]\n",
+    ),
+    ("b/words.txt", "one"),
+    (
+        "b/build.rs",
+        "fn main() { println!(\"cargo::rustc-env=WORDS={}\", std::fs::read_to_string(\"words.txt\").unwrap()); }\n",
+    ),
+    ("b/src/lib.rs", "pub const WORDS: &str = env!(\"WORDS\");\n"),
+    ("b/notes/later.txt", "not of the package"),
+];
+
+#[test]
+fn a_build_script_that_declares_nothing_is_fresh_if_its_package_is_the_same() {
+    let world = World::new();
+    for with_git in [false, true] {
+        let name = |n: &str| format!("{n}-{with_git}");
+        let donor = world.project(&name("donor"), UNDECLARED);
+        if with_git {
+            donor.write(".gitignore", "target\nignored\n");
+            donor.sh("git init -q && git remote add origin https://example.com/x && git add . && git -c user.name=a -c user.email=a@b commit -qm one");
+        }
+        donor.cargo("build").ok();
+        let other = copy(&donor, &name("other"));
+        other.sh("find . -path ./target -prune -o -type f -exec touch {} +");
+        let said = fork(&donor, &other);
+        let (fresh, all) = counts(&said);
+        assert_eq!(fresh, all, "{said}");
+        let run = other.cargo("build").ok();
+        run.fresh();
+        // And it can be forked again.
+        let third = forked(&other, &name("third"));
+        third.cargo("build").ok().fresh();
+        third.write("b/words.txt", "three");
+        third.cargo("build").ok();
+        assert_eq!(third.prints("target/debug/a"), "three\n");
+
+        for (n, change) in
+            ["echo two > b/words.txt", "touch b/more.txt", "rm b/notes/later.txt"].iter().enumerate()
+        {
+            let changed = copy(&donor, &name(&format!("changed-{n}")));
+            changed.sh(change);
+            let said = fork(&donor, &changed);
+            assert!(said.contains("declares no inputs") || said.contains("is different"), "{change}: {said}");
+            changed.cargo("build").ok();
+            let words = changed.read("b/words.txt");
+            assert_eq!(changed.prints("target/debug/a").trim(), words.trim());
+        }
+    }
 }

@@ -6,6 +6,7 @@
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
+mod cargo;
 mod donor;
 mod fresh;
 mod kept;

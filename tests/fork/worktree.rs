@@ -19,12 +19,23 @@ pub fn copy(of: &Checkout, name: &str) -> Checkout {
 
 pub fn copy_to(of: &Checkout, dir: &Path) -> Checkout {
     let copy = of.world().empty_checkout(dir);
-    for entry in fs::read_dir(of.dir()).expect("a checkout") {
-        let entry = entry.expect("a checkout");
-        let to = dir.join(entry.file_name());
-        if entry.file_name() == "target" {
-            continue;
-        }
+    replace_sources(of, &copy);
+    copy
+}
+
+/// Makes the sources of one checkout those of another.
+pub fn replace_sources(of: &Checkout, to: &Checkout) {
+    let entries = |c: &Checkout| {
+        let all = fs::read_dir(c.dir()).expect("a checkout").map(|e| e.expect("a checkout"));
+        all.filter(|e| e.file_name() != "target").collect::<Vec<_>>()
+    };
+    for entry in entries(to) {
+        let path = entry.path();
+        let is_dir = entry.file_type().expect("a checkout").is_dir();
+        if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("our own directory");
+    }
+    for entry in entries(of) {
+        let to = to.dir().join(entry.file_name());
         if entry.file_type().expect("a checkout").is_dir() {
             fs::create_dir_all(&to).expect("our own directory");
             copy_tree(&entry.path(), &to);
@@ -32,8 +43,7 @@ pub fn copy_to(of: &Checkout, dir: &Path) -> Checkout {
             fs::copy(entry.path(), &to).expect("our own directory");
         }
     }
-    of.world().own(dir);
-    copy
+    to.world().own(to.dir());
 }
 
 /// Forks the donor for a checkout. What kache says about it.
@@ -61,7 +71,12 @@ pub fn counts(said: &str) -> (u64, u64) {
 /// The program prints here what it prints after a plain build of these sources from nothing.
 #[track_caller]
 pub fn same_as_plain(checkout: &Checkout) {
-    let plain = checkout.plain("build");
+    same_as_plain_by(checkout, "build");
+}
+
+#[track_caller]
+pub fn same_as_plain_by(checkout: &Checkout, words: &str) {
+    let plain = checkout.plain(words);
     assert_eq!(checkout.prints("target/debug/app"), checkout.prints(plain.join("debug/app")));
     fs::remove_dir_all(plain).expect("our own directory");
 }

@@ -42,9 +42,12 @@ mod unmounted {
 
 /// Machines that know nothing of each other but a bucket.
 mod shared {
+    mod ci;
     mod lazy;
     mod packages;
     mod restore;
+    mod scripts;
     mod snapshot;
+    mod tls;
     mod trouble;
 }

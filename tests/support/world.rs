@@ -191,6 +191,7 @@ impl World {
         // The same bytes in every world: it is a part of the compiler that they may share.
         let script = "#!/bin/sh\nname=query; last=\nfor arg do\n  [ \"$last\" = --crate-name ] && name=$arg\n  \
              case $arg in @*) name=argfile;; esac\n  last=$arg\ndone\n\
+             case \"$*\" in *kache-probe*) name=query;; esac\n\
              printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$STORY_LOG\"\nexec \"$STORY_RUSTC\" \"$@\"\n";
         fs::create_dir(self.root().join("shim")).expect("our own directory");
         fs::write(self.shim(), script).expect("our own directory");

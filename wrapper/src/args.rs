@@ -76,6 +76,9 @@ const UNSTABLE_PASS: &[&str] = &[
     "query-dep-graph",
 ];
 
+/// Short options that take a value, in the same argument or in the next.
+const SHORT_VALUES: &[u8] = b"CLloZAWDF";
+
 /// Long options that take their value from the next argument when it is not behind `=`.
 const LONG_VALUES: &[&str] = &[
     "allow",
@@ -226,7 +229,7 @@ impl<'a> Parser<'a> {
             } else if bytes.first() == Some(&b'-') {
                 let flag = *bytes.get(1).ok_or("argument that kache does not know")?;
                 match flag {
-                    b'C' | b'L' | b'l' | b'o' | b'Z' | b'A' | b'W' | b'D' | b'F' => {
+                    _ if SHORT_VALUES.contains(&flag) => {
                         let value = if bytes.len() > 2 {
                             OsString::from_vec(bytes[2..].to_vec())
                         } else {
@@ -557,6 +560,58 @@ impl Compile {
     }
 }
 
+/// Arguments that kache may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flag {
+    Codegen,
+    OutDir,
+    Extern,
+    Source,
+}
+
+/// Arguments, with other values for some, or without them (`None`).
+pub(crate) fn rewritten(
+    args: &[OsString],
+    change: &dyn Fn(Flag, &OsStr) -> Option<OsString>,
+) -> Vec<OsString> {
+    let mut out = Vec::with_capacity(args.len());
+    let mut it = args.iter();
+    while let Some(arg) = it.next() {
+        let bytes = arg.as_bytes();
+        let (name, inline) = match bytes {
+            [b'-', b'-', long @ ..] => split_once(long, b'='),
+            [b'-', short, value @ ..] if SHORT_VALUES.contains(short) => {
+                (&bytes[1..2], (!value.is_empty()).then_some(value))
+            }
+            [b'-', ..] => {
+                out.push(arg.clone());
+                continue;
+            }
+            _ => {
+                out.extend(change(Flag::Source, arg));
+                continue;
+            }
+        };
+        let takes_value =
+            bytes[1] != b'-' || std::str::from_utf8(name).is_ok_and(|n| LONG_VALUES.contains(&n));
+        let separate = if takes_value && inline.is_none() { it.next() } else { None };
+        let value = inline.map(OsStr::from_bytes).or(separate.map(OsString::as_os_str));
+        let (flag, spelled) = match name {
+            b"C" | b"codegen" => (Flag::Codegen, "-C"),
+            b"out-dir" => (Flag::OutDir, "--out-dir"),
+            b"extern" => (Flag::Extern, "--extern"),
+            _ => {
+                out.extend([Some(arg), separate].into_iter().flatten().cloned());
+                continue;
+            }
+        };
+        if let Some(new) = value.and_then(|v| change(flag, v)) {
+            out.extend([spelled.into(), new]);
+        }
+    }
+    out
+}
+
 /// Arguments in which the codegen option that begins like `prefix` is another one, or gone.
 pub(crate) fn codegen_replaced(args: &[OsString], prefix: &[u8], with: Option<&OsStr>) -> Vec<OsString> {
     let is = |value: &[u8]| value.starts_with(prefix);
@@ -631,6 +686,30 @@ mod tests {
         assert_eq!(c.dep_info_path(), Path::new("/w/target/debug/deps/foo-ab.d"));
         assert!(!c.args_without_incremental().iter().any(|a| a.to_string_lossy().contains("incremental")));
         assert_eq!(c.args_without_incremental().len(), LIB.len() - 1 - 2);
+    }
+
+    #[test]
+    fn arguments_are_replaced_however_they_are_spelled() {
+        let args =
+            ["rustc", "--crate-name=x", "a.rs", "--emit", "dep-info,link", "--error-format=json", "-g"];
+        let more = [
+            "--json=artifacts",
+            "--codegen=incremental=/i",
+            "--out-dir=/o",
+            "-L",
+            "a.rs",
+            "--extern=b=/b.rlib",
+        ];
+        let c = parsed(&[&args[..], &more].concat()).unwrap();
+        let rewritten = rewritten(&c.args, &|flag, value| match flag {
+            Flag::Source => Some("c.rs".into()),
+            Flag::OutDir => Some("o".into()),
+            Flag::Extern => None,
+            Flag::Codegen => Some(value.to_owned()),
+        });
+        let wanted = ["--crate-name=x", "c.rs", "--emit", "dep-info,link", "--error-format=json", "-g"];
+        let more = ["--json=artifacts", "-C", "incremental=/i", "--out-dir", "o", "-L", "a.rs"];
+        assert_eq!(rewritten, [&wanted[..], &more].concat());
     }
 
     #[test]

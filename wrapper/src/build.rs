@@ -1,6 +1,7 @@
 //! Which build an invocation is part of: the same workspace with the same `Cargo.lock`, built by the same toolchain for
 //! the same profile and target is the same build, wherever it lies.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::args;
@@ -35,6 +36,18 @@ pub fn of_lock(hash: &[u8; 32]) -> [u8; 32] {
 pub fn of(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Build>> {
     let Ok(compile) = args::parse(inv, &|path| cache.read(path).ok().flatten()) else { return Ok(None) };
     let Some(profile) = profile_dir(&compile.out_dir) else { return Ok(None) };
+    let toolchain = toolchain::identify(cache, inv, &compile)?;
+    named(cache, inv, profile, &toolchain.identity, compile.target.as_deref())
+}
+
+/// `target` is the one that cargo was told, if it was.
+pub(crate) fn named(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    profile: &Path,
+    toolchain: &[u8; 32],
+    target: Option<&OsStr>,
+) -> Result<Option<Build>> {
     let Some(lock) = lock_file(cache, inv, profile)? else { return Ok(None) };
     let Some(hash) = cache.hash_file(&lock)? else { return Ok(None) };
     let members = match cache.fact("members", &hash)? {
@@ -45,12 +58,11 @@ pub fn of(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Build>> {
             found
         }
     };
-    let toolchain = toolchain::identify(cache, inv, &compile)?;
     let name = |what: &str, value: &[u8]| {
         let mut h = Hasher::new("build");
-        h.field("toolchain", &toolchain.identity);
+        h.field("toolchain", toolchain);
         h.field("profile", profile.file_name().unwrap_or_default().as_encoded_bytes());
-        h.field("target", compile.target.as_deref().unwrap_or_default().as_encoded_bytes());
+        h.field("target", target.unwrap_or_default().as_encoded_bytes());
         h.field(what, value);
         h.finish()
     };

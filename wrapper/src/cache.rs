@@ -215,6 +215,15 @@ pub trait Cache: Sync {
         }
     }
 
+    /// Is this path itself a symbolic link? What is not there is none.
+    fn is_link(&self, path: &Path) -> Result<bool> {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) => Ok(meta.is_symlink()),
+            Err(e) if is_absence(&e) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Whole content of a small file, `None` when there is none.
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         match std::fs::read(path) {

@@ -57,6 +57,8 @@ pub(crate) fn explain_parts(
 /// A key, and what was learned on the way to it.
 pub struct Known {
     pub key: InvocationKey,
+    /// Identity of the compiler.
+    pub toolchain: [u8; 32],
     pub prefixes: Prefixes,
     /// Paths are replaced in outputs (else they are part of the key).
     pub remap: bool,
@@ -136,7 +138,15 @@ fn hash(
         clippy(h, cache, inv)?;
     }
     let extra = extra_inputs(h, cache, inv, settings)?;
-    Ok(Ok(Known { key: InvocationKey(h.finish()), prefixes, remap, closure, watched, extra }))
+    Ok(Ok(Known {
+        key: InvocationKey(h.finish()),
+        toolchain: toolchain.identity,
+        prefixes,
+        remap,
+        closure,
+        watched,
+        extra,
+    }))
 }
 
 fn environment(h: &mut Hasher, inv: &Invocation, settings: &Settings, prefixes: &Prefixes) {

@@ -15,6 +15,7 @@ pub mod depinfo;
 mod exec;
 pub mod finish;
 mod hasher;
+pub mod incremental;
 pub mod key;
 mod linker;
 pub mod lookup;
@@ -28,3 +29,5 @@ pub mod script;
 #[cfg(test)]
 mod testing;
 mod toolchain;
+
+pub use prefixes::MARK;

@@ -14,6 +14,7 @@ use crate::cache::{
 use crate::closure::Closure;
 use crate::depinfo;
 use crate::hasher::Hasher;
+use crate::incremental;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
 use crate::record::{self, InputRecord};
@@ -75,6 +76,94 @@ impl Hit {
     }
 }
 
+/// What a lookup came to.
+pub trait Answer {
+    fn hit(&self) -> Option<&Hit>;
+    /// What is worth looking for elsewhere.
+    fn wanted(&self) -> Option<&dyn Wanted>;
+
+    /// Files of other crates that a compiler will read, the most important first.
+    fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>>;
+}
+
+impl Answer for Lookup {
+    fn hit(&self) -> Option<&Hit> {
+        if let Lookup::Hit(hit) = self { Some(hit) } else { None }
+    }
+
+    fn wanted(&self) -> Option<&dyn Wanted> {
+        match self {
+            Lookup::Miss(plan) if plan.store == Store::Yes => Some(&**plan),
+            _ => None,
+        }
+    }
+
+    fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
+        match self {
+            Lookup::Miss(plan) => plan.closure.files(cache, &plan.compile),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// An action whose result is not known here.
+pub trait Wanted {
+    /// Names it as exactly as it is known.
+    fn name(&self) -> [u8; 32];
+
+    /// `None`: its result is nobody else's.
+    fn invocation(&self) -> Option<InvocationKey>;
+
+    /// Number of input records at the time of the lookup.
+    fn records(&self) -> usize;
+
+    /// Entries that were looked for in vain.
+    fn missing(&self) -> &[EntryKey];
+
+    /// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
+    /// them is not here, or the record cannot be read.
+    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>>;
+
+    /// Was something published for it since the lookup: another number of records, or an entry that was missing?
+    fn has_news(&self, cache: &dyn Cache) -> Result<bool> {
+        let Some(invocation) = self.invocation() else { return Ok(false) };
+        if cache.records(&invocation)?.len() != self.records() {
+            return Ok(true);
+        }
+        for key in self.missing() {
+            if cache.entry(key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Wanted for Plan {
+    fn name(&self) -> [u8; 32] {
+        self.claim
+    }
+
+    fn invocation(&self) -> Option<InvocationKey> {
+        self.invocation
+    }
+
+    fn records(&self) -> usize {
+        self.records
+    }
+
+    fn missing(&self) -> &[EntryKey] {
+        &self.missing
+    }
+
+    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>> {
+        let (Some(invocation), Some(record)) = (&self.invocation, InputRecord::from_bytes(record)) else {
+            return Ok(None);
+        };
+        record.entry_key(cache, inv, invocation, &self.prefixes, self.compile.diagnostic_width.as_deref())
+    }
+}
+
 /// How to compile, and all that is needed afterwards to store the result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -90,6 +179,8 @@ pub struct Plan {
     /// By which processes agree who compiles.
     pub claim: [u8; 32],
     pub store: Store,
+    /// Incremental state that may be of use in other checkouts.
+    pub session: Option<incremental::Session>,
     /// Why there was no hit, for people.
     pub reason: String,
     pub prefixes: Prefixes,
@@ -100,13 +191,6 @@ pub struct Plan {
     pub bind_all: bool,
     /// The compiler is to write there instead of where cargo says.
     pub scratch: Option<Scratch>,
-}
-
-impl Plan {
-    /// Files of other crates that the compiler will read, the most important first.
-    pub fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
-        self.closure.files(cache, &self.compile)
-    }
 }
 
 /// What happens to the result of a compile.
@@ -158,44 +242,6 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
     };
     let plan = plan(cache, compile, known, settings, &records, inv, reason)?;
     Ok(Lookup::Miss(Box::new(Plan { missing, ..plan })))
-}
-
-/// Was something published for this plan's invocation since it was made?
-pub fn has_news(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
-    let Some(invocation) = &plan.invocation else { return Ok(false) };
-    is_news(cache, invocation, plan.records, &plan.missing)
-}
-
-/// Has an invocation another number of records now, or is there one of the entries that were missing?
-pub(crate) fn is_news(
-    cache: &dyn Cache,
-    invocation: &InvocationKey,
-    records: usize,
-    missing: &[EntryKey],
-) -> Result<bool> {
-    if cache.records(invocation)?.len() != records {
-        return Ok(true);
-    }
-    for key in missing {
-        if cache.entry(key)?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
-/// them is not here, or the record cannot be read.
-pub fn entry_key(
-    cache: &dyn Cache,
-    inv: &Invocation,
-    plan: &Plan,
-    record: &[u8],
-) -> Result<Option<EntryKey>> {
-    let (Some(invocation), Some(record)) = (&plan.invocation, InputRecord::from_bytes(record)) else {
-        return Ok(None);
-    };
-    record.entry_key(cache, inv, invocation, &plan.prefixes, plan.compile.diagnostic_width.as_deref())
 }
 
 fn contains_mark(s: &std::ffi::OsStr) -> bool {
@@ -264,6 +310,10 @@ fn plan(
         Store::Yes => compile.args_without_incremental(),
         Store::Edit => compile.args.clone(),
     });
+    let session = match store {
+        Store::Edit if known.remap => incremental::session(inv, &compile, &known.toolchain, &known.prefixes),
+        _ => None,
+    };
     let claim = claim_name(cache, inv, &known, &compile, records)?;
     let compressed = compile.unstable.iter().any(|(n, _)| n == "debuginfo-compression")
         || inv.argv.iter().any(|a| a.to_string_lossy().contains("compress-debug-sections"));
@@ -275,6 +325,7 @@ fn plan(
         missing: Vec::new(),
         claim,
         store,
+        session,
         reason,
         prefixes: known.prefixes,
         closure: known.closure,

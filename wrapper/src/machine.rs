@@ -22,6 +22,8 @@ pub const NATIVE: &str = "native";
 pub const MOVABLE: &str = "movable";
 /// Facts about runs of build scripts that were stored and named no path but those; see [`run_name`].
 pub const RAN: &str = "ran";
+/// Facts about programs of build scripts: what they may run and read. Another name when there is more to know.
+pub const HABITS: &str = "script-habits-2";
 /// Facts about programs and macros: words in them that may be variables.
 pub const WORDS: &str = "words";
 

@@ -87,6 +87,18 @@ pub fn native_cpu() -> Option<Vec<u8>> {
     Some(first.lines().filter(told).collect::<Vec<_>>().join("\n").into_bytes())
 }
 
+/// What tells this machine from others: its processor, system and name. `None` where that is not known.
+pub fn machine() -> Option<Vec<u8>> {
+    let mut all = native_cpu()?;
+    for file in
+        ["/proc/sys/kernel/osrelease", "/proc/sys/kernel/hostname", "/etc/os-release", "/etc/machine-id"]
+    {
+        all.push(0);
+        all.extend(std::fs::read(file).unwrap_or_default());
+    }
+    Some(all)
+}
+
 /// Files that match the globs of `extra_inputs`, and the directories that were looked through (a new file there counts).
 pub fn extra_inputs(package: &Path, globs: &[String]) -> Vec<PathBuf> {
     let mut found = Vec::new();

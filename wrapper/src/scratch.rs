@@ -19,7 +19,7 @@ use crate::args::{Compile, codegen_replaced};
 pub struct Scratch {
     /// In place of the output directory; the same each time. Made by whoever compiles.
     pub out: PathBuf,
-    /// In place of cargo's directory for incremental state.
+    /// The directory for the unit's incremental state.
     pub incremental: Option<PathBuf>,
 }
 

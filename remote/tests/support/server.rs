@@ -35,6 +35,8 @@ pub enum Fault {
     Truncate,
     /// Sends half of each body as if it were all of it.
     Shorten,
+    /// Sends more than each body.
+    Lengthen,
     /// Changes a byte of each body.
     Corrupt,
     /// Refuses `If-None-Match`, as older servers do.
@@ -53,6 +55,8 @@ pub struct Seen {
 #[derive(Default)]
 struct Shared {
     fault: Mutex<Fault>,
+    /// Only for objects with this in their names.
+    at: Mutex<&'static str>,
     log: Mutex<Vec<Seen>>,
 }
 
@@ -92,6 +96,12 @@ impl Server {
     }
 
     pub fn misbehave(&self, fault: Fault) {
+        self.misbehave_at("", fault);
+    }
+
+    /// Only where this is in the name of an object.
+    pub fn misbehave_at(&self, part: &'static str, fault: Fault) {
+        *self.shared.at.lock().expect("no panic") = part;
         *self.shared.fault.lock().expect("no panic") = fault;
     }
 
@@ -165,8 +175,9 @@ async fn answer(
     service: &S3Service,
     shared: &Shared,
 ) -> Result<Response<Body>, std::io::Error> {
-    let fault = *shared.fault.lock().expect("no panic");
     let (method, path) = (request.method().to_string(), request.uri().to_string());
+    let concerned = path.contains(*shared.at.lock().expect("no panic"));
+    let fault = if concerned { *shared.fault.lock().expect("no panic") } else { Fault::None };
     match fault {
         Fault::Latency(time) => tokio::time::sleep(time).await,
         Fault::Reset => return Err(std::io::ErrorKind::ConnectionReset.into()),
@@ -187,11 +198,8 @@ async fn answer(
     let body: Body = match fault {
         Fault::StallInBody if whole => cut(half, false),
         Fault::Truncate if whole => cut(half, true),
-        Fault::Shorten if whole => {
-            let mut response = Response::from_parts(parts, full(half.clone()));
-            response.headers_mut().insert("content-length", half.len().into());
-            return Ok(response);
-        }
+        Fault::Shorten if whole => return Ok(resized(parts, half)),
+        Fault::Lengthen if whole => return Ok(resized(parts, [bytes, half].concat().into())),
         Fault::Corrupt if whole => {
             let mut changed = bytes.to_vec();
             let at = changed.len() * 3 / 4;
@@ -201,6 +209,14 @@ async fn answer(
         _ => full(bytes),
     };
     Ok(Response::from_parts(parts, body))
+}
+
+/// Another body of its own length.
+fn resized(parts: hyper::http::response::Parts, bytes: Bytes) -> Response<Body> {
+    let length = bytes.len();
+    let mut response = Response::from_parts(parts, full(bytes));
+    response.headers_mut().insert("content-length", length.into());
+    response
 }
 
 fn full(bytes: Bytes) -> Body {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::restore::shares;
+use super::restore::machine_with;
 use crate::s3::Server;
 use crate::support::world::Who;
 use crate::support::{Checkout, World};
@@ -68,7 +68,7 @@ impl Registry {
                 (".cargo/config.toml", &config),
             ],
         );
-        shares(checkout, server)
+        machine_with(checkout, server)
     }
 }
 

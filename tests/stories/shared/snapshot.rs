@@ -1,6 +1,6 @@
 //! What one machine has built, another one mounts: it has nothing to build, and downloads what it opens.
 
-use super::restore::{machine, shares};
+use super::restore::{machine, machine_with};
 use crate::s3::{ACCESS_KEY, BUCKET, Fault, SECRET_KEY, Seen, Server};
 use crate::support::world::Who;
 use crate::support::{Checkout, World};
@@ -258,7 +258,7 @@ fn the_nearest_commit_is_taken() {
     assert_eq!(server.objects("/snapshots/").len(), 4);
 
     let dir = two.root().join("second");
-    let second = shares(two.empty_checkout(&dir), &server);
+    let second = machine_with(two.empty_checkout(&dir), &server);
     second.sh(&format!(
         "git init -q && git fetch -q {0} topic main && git checkout -q FETCH_HEAD
          git remote add origin git@example.org:project",

@@ -134,10 +134,20 @@ pub fn named_programs(inv: &Invocation) -> impl Iterator<Item = &OsStr> {
 
 /// Does a C compiler hide paths in what it makes (compressed debug information, bytecode)?
 pub fn hides_paths(inv: &Invocation) -> bool {
+    is_told(inv, &["-gz", "compress-debug", "-flto"])
+}
+
+/// Are compilers told to make code for the processor of this machine?
+pub fn is_for_this_cpu(inv: &Invocation) -> bool {
+    is_told(inv, &["=native"])
+}
+
+/// Is one of these flags in a variable that compilers listen to?
+fn is_told(inv: &Invocation, flags: &[&str]) -> bool {
     inv.env.iter().any(|(name, value)| {
-        let flags = name.to_str().is_some_and(|n| C_WORLD.iter().any(|p| is_spelling(n, p)));
-        let has = |flag: &[u8]| memchr::memmem::find(value.as_bytes(), flag).is_some();
-        flags && (has(b"-gz") || has(b"compress-debug") || has(b"-flto"))
+        let listens = |n: &str| n == "CARGO_ENCODED_RUSTFLAGS" || C_WORLD.iter().any(|p| is_spelling(n, p));
+        name.to_str().is_some_and(listens)
+            && flags.iter().any(|f| memchr::memmem::find(value.as_bytes(), f.as_bytes()).is_some())
     })
 }
 

@@ -30,14 +30,16 @@ pub(crate) use self::tools::all as all_tools;
 use self::tree::Which;
 pub use self::watch::Watch;
 use crate::args::Compile;
+use crate::build::{self, Build};
 use crate::cache::{Cache, Entry, EntryKey, Invocation, InvocationKey, Publication, Result, Settings};
 use crate::compile::Ran;
 use crate::finish::Finished;
 use crate::hasher::Hasher;
-use crate::lookup::{self, Hit};
+use crate::lookup::{Answer, Hit, Wanted};
 use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, Prefixes, SYSROOT, TARGET, WORKSPACE};
 use crate::record::{self, Input, InputRecord};
-use crate::{key, machine, toolchain};
+use crate::toolchain::{self, Toolchain};
+use crate::{key, machine, natives};
 
 pub const KIND: &str = "build-script-run";
 
@@ -111,6 +113,16 @@ pub fn program(compile: &Compile) -> PathBuf {
     compile.out_dir.join(compile.stem())
 }
 
+/// Does a script with this program ask git, as far as its words tell?
+pub fn reads_git(program: &[u8]) -> bool {
+    Habits::read(program).git
+}
+
+/// The same of a program that has been run, by its hash; `None` if it has not.
+pub fn is_known_to_read_git(cache: &dyn Cache, program: &[u8; 32]) -> Option<bool> {
+    Habits::known(cache, program).ok()?.map(|habits| habits.git)
+}
+
 pub fn is_excluded(inv: &Invocation, settings: &Settings) -> bool {
     let package = inv.var("CARGO_PKG_NAME").unwrap_or_default().to_string_lossy();
     let same = |a: &str, b: &str| a.replace('-', "_") == b.replace('-', "_");
@@ -136,6 +148,9 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
     let habits = Habits::of(cache, &script.program, &hash)?;
     if habits.git && !script.immutable {
         return pass("it reads the state of a git repository");
+    }
+    if habits.machine && natives::machine().is_none() {
+        return pass("it looks at the machine, and what that is like is not known here");
     }
     let mut h = Hasher::new("script");
     script.add_to_key(&mut h, cache, inv, settings, &hash, &habits)?;
@@ -176,9 +191,67 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
     })))
 }
 
-/// Was something published for this plan's invocation since it was made?
-pub fn has_news(cache: &dyn Cache, plan: &ScriptPlan) -> Result<bool> {
-    lookup::is_news(cache, &plan.invocation, plan.records, &plan.missing)
+impl Answer for ScriptLookup {
+    fn hit(&self) -> Option<&Hit> {
+        if let ScriptLookup::Hit { hit, .. } = self { Some(hit) } else { None }
+    }
+
+    fn wanted(&self) -> Option<&dyn Wanted> {
+        if let ScriptLookup::Miss(plan) = self { Some(&**plan) } else { None }
+    }
+
+    fn reads(&self, _: &dyn Cache) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Wanted for ScriptPlan {
+    fn name(&self) -> [u8; 32] {
+        let mut h = Hasher::new("script claim");
+        h.field("invocation", &self.invocation.0);
+        for key in &self.missing {
+            h.field("missing", &key.0);
+        }
+        h.finish()
+    }
+
+    fn invocation(&self) -> Option<InvocationKey> {
+        Some(self.invocation)
+    }
+
+    fn records(&self) -> usize {
+        self.records
+    }
+
+    fn missing(&self) -> &[EntryKey] {
+        &self.missing
+    }
+
+    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>> {
+        let Some(record) = InputRecord::from_bytes(record) else { return Ok(None) };
+        record.entry_key(cache, inv, &self.invocation, &self.script.prefixes, None)
+    }
+}
+
+/// Which build a run of a script is part of: see [`build::of`].
+pub fn build(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Build>> {
+    let Some(out_dir) = inv.var("OUT_DIR").map(Path::new) else { return Ok(None) };
+    let Some(profile) = up(out_dir, 3) else { return Ok(None) };
+    // cargo names the target in the path when it was named on the command line.
+    let target = inv.var("TARGET").filter(|t| up(profile, 1).and_then(Path::file_name) == Some(t));
+    let toolchain = toolchain_of(cache, inv)?;
+    build::named(cache, inv, profile, &toolchain.identity, target)
+}
+
+fn toolchain_of(cache: &dyn Cache, inv: &Invocation) -> Result<Toolchain> {
+    let rustc = inv.var("RUSTC").unwrap_or(OsStr::new("rustc")).to_owned();
+    toolchain::of(cache, inv, &[rustc], None, inv.var("TARGET"))
+}
+
+/// Can a result be of use elsewhere? It cannot when this checkout's paths are in it.
+pub fn is_for_all(record: &[u8]) -> bool {
+    let bound = |i: &Input| matches!(i, Input::Bound(token) if !matches!(*token, CARGO_HOME | SYSROOT));
+    InputRecord::from_bytes(record).is_some_and(|record| !record.0.iter().any(bound))
 }
 
 impl Script {
@@ -217,8 +290,7 @@ impl Script {
         {
             prefixes.add(HOME, home, "");
         }
-        let rustc = inv.var("RUSTC").unwrap_or(OsStr::new("rustc")).to_owned();
-        let toolchain = toolchain::of(cache, inv, &[rustc], None, inv.var("TARGET"))?;
+        let toolchain = toolchain_of(cache, inv)?;
         prefixes.add(SYSROOT, &toolchain.about.sysroot, "");
         let toolchain = toolchain.identity;
         Ok(Some(Script { program, name: name(inv), package, out_dir, prefixes, immutable, toolchain }))
@@ -255,6 +327,9 @@ impl Script {
             };
         }
         tools::add_to_key(h, cache, inv, habits, &self.prefixes)?;
+        if habits.machine || environment::is_for_this_cpu(inv) {
+            h.field("machine", &natives::machine().unwrap_or_default());
+        }
         self.add_dependencies(h, cache, inv)
     }
 
@@ -306,6 +381,11 @@ impl Script {
 
     fn restore(&self, cache: &dyn Cache, key: EntryKey, entry: Entry) -> Option<ScriptLookup> {
         let (files, after) = outputs::placements(&entry, &self.out_dir, &self.prefixes)?;
+        let places = files.iter().map(|f| f.path.as_path()).chain(after.iter().map(After::path));
+        let tree: Vec<PathBuf> = places.map(Path::to_owned).collect();
+        if outputs::is_behind_link(cache, &self.out_dir, &tree).unwrap_or(true) {
+            return None;
+        }
         let stdout = self.prefixes.expand(&entry.stdout)?;
         let stderr = self.prefixes.expand(&entry.stderr)?;
         let link_mode = match cache.restore(&key, &files) {
@@ -315,10 +395,6 @@ impl Script {
                 return None;
             }
         };
-        let of_after = after.iter().map(|a| match a {
-            After::Dir(path) | After::Link(path, _) | After::Program(path) => path.clone(),
-        });
-        let tree = files.iter().map(|f| f.path.clone()).chain(of_after).collect();
         let hit = Hit::of(entry, key, stdout, stderr, link_mode);
         Some(ScriptLookup::Hit { hit, after, tree })
     }

@@ -1,6 +1,6 @@
 //! What a build script leaves in `OUT_DIR`: found, stored, put back.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,8 +37,16 @@ pub enum After {
     Program(PathBuf),
 }
 
+impl After {
+    pub fn path(&self) -> &Path {
+        match self {
+            After::Dir(path) | After::Link(path, _) | After::Program(path) => path,
+        }
+    }
+}
+
 /// A script that leaves more is not stored.
-const MAX_FILES: usize = 20_000;
+pub const MAX_FILES: usize = 20_000;
 /// Only texts up to this size are searched for paths to replace. Bytes.
 const MAX_TEXT: u64 = 1 << 20;
 /// So many steps up lead out of `OUT_DIR` into the checkout, whose place relative to it may differ elsewhere.
@@ -233,8 +241,68 @@ fn place(out_dir: &Path, dest: &Dest) -> Option<(PathBuf, Node)> {
     let Dest::Tree(path, node) = dest else { return None };
     let path = Path::new(OsStr::from_bytes(path));
     // A name from a store must not lead out of the directory.
-    let inside = path.components().all(|c| matches!(c, Component::Normal(_)));
-    (inside && !path.as_os_str().is_empty()).then(|| (out_dir.join(path), *node))
+    is_inside(path).then(|| (out_dir.join(path), *node))
+}
+
+/// Does everything of a result from elsewhere stay in `OUT_DIR`, whatever is restored in which order? Nothing lies behind
+/// a link or twice at a place, and links lead to something in `OUT_DIR`, without a detour.
+pub fn stays_inside(entry: &Entry) -> bool {
+    let outputs = entry.outputs.iter().map(|o| (&o.dest, None));
+    let texts = entry.texts.iter().map(|t| (&t.dest, Some(t.template.as_slice())));
+    let mut nodes: BTreeMap<&Path, Node> = BTreeMap::new();
+    for (dest, text) in outputs.chain(texts) {
+        let Dest::Tree(path, node) = dest else { return false };
+        let path = Path::new(OsStr::from_bytes(path));
+        let is_new = is_inside(path) && nodes.insert(path, *node).is_none();
+        let leads_inside = match (node, text) {
+            (Node::Link, Some(to)) => leads_inside(path, to),
+            (Node::Dir, text) => text.is_some_and(<[u8]>::is_empty),
+            (Node::Link, None) => false,
+            (Node::File | Node::Program, _) => true,
+        };
+        if !is_new || !leads_inside {
+            return false;
+        }
+    }
+    let is_dir = |path: &Path| nodes.get(path).is_none_or(|node| *node == Node::Dir);
+    nodes.keys().all(|path| path.ancestors().skip(1).all(is_dir))
+}
+
+/// A relative path of at most as many steps up as lead to `OUT_DIR`, all at its beginning: behind another link, a step
+/// up would lead elsewhere than its text says.
+fn leads_inside(link: &Path, to: &[u8]) -> bool {
+    let to = Path::new(OsStr::from_bytes(to));
+    let up = to.components().take_while(|c| *c == Component::ParentDir).count();
+    let down = to.components().skip(up).all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let depth = link.components().count() - 1;
+    up <= depth && down && is_possible(to) && !to.as_os_str().as_bytes().contains(&MARK)
+}
+
+/// A path below a directory that cannot lead out of it.
+fn is_inside(path: &Path) -> bool {
+    is_possible(path) && path.components().all(|c| matches!(c, Component::Normal(_)))
+}
+
+fn is_possible(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    let short = path.components().all(|c| c.as_os_str().len() <= 255);
+    !bytes.is_empty() && bytes.len() <= 4000 && short && !bytes.contains(&0)
+}
+
+/// Is there a link in `OUT_DIR`, left by an earlier run, on the way to one of these places in it?
+pub fn is_behind_link(cache: &dyn Cache, out_dir: &Path, places: &[PathBuf]) -> Result<bool> {
+    let mut dirs = BTreeSet::new();
+    for place in places {
+        let above = place.ancestors().skip(1);
+        dirs.extend(above.take_while(|dir| *dir != out_dir && dir.starts_with(out_dir)));
+    }
+    // From the top: behind a link there is nothing to ask.
+    for dir in dirs {
+        if cache.is_link(dir)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Directories, links and modes.
@@ -328,6 +396,55 @@ mod tests {
         }
         prune(dir.path(), &HashSet::from([dir.path().join("new/f")])).unwrap();
         assert!(!dir.path().join("old").exists() && dir.path().join("new/f").exists());
+    }
+
+    /// An entry with these nodes; a link leads where the text says.
+    fn entry(nodes: &[(&str, Node, &str)]) -> Entry {
+        let text = |(path, node, text): &(&str, Node, &str)| TextOutput {
+            dest: Dest::Tree(path.as_bytes().to_vec(), *node),
+            template: text.as_bytes().to_vec(),
+        };
+        Entry {
+            crate_name: "a".into(),
+            kind: "k".into(),
+            outputs: Vec::new(),
+            texts: nodes.iter().map(text).collect(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            took_ms: 0,
+        }
+    }
+
+    #[test]
+    fn results_from_elsewhere_stay_inside() {
+        use Node::{Dir, File, Link, Program};
+        let stays = |nodes: &[(&str, Node, &str)]| stays_inside(&entry(nodes));
+        assert!(stays(&[("a/b", File, "x"), ("a/c", Dir, ""), ("t", Program, "x")]));
+        for to in ["b", "../t", "./b", "../a/b", "b/../c"] {
+            assert_eq!(stays(&[("a/l", Link, to)]), to != "b/../c", "{to}");
+        }
+        for to in ["/etc", "../../t", "b/../../..", "\u{1f}T\u{1f}/x", "", "..\0", &"x/".repeat(3000)] {
+            assert!(!stays(&[("a/l", Link, to)]), "{to}");
+        }
+        // Through a link, over a file, twice.
+        assert!(!stays(&[("a", Link, "b"), ("a/x", File, "")]));
+        assert!(!stays(&[("a", File, ""), ("a/b/x", File, "")]));
+        assert!(!stays(&[("a", File, ""), ("a", Link, "b")]));
+        assert!(!stays(&[("../a", File, "")]) && !stays(&[("/a", File, "")]) && !stays(&[("", Dir, "")]));
+        assert!(!stays(&[(&"n".repeat(256), File, "")]));
+    }
+
+    #[test]
+    fn what_an_earlier_run_linked_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        std::fs::create_dir_all(out.join("real")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), out.join("elsewhere")).unwrap();
+        let behind = |name: &str| {
+            is_behind_link(&crate::testing::Disk, &out, &[out.join("x"), out.join(name)]).unwrap()
+        };
+        assert!(behind("elsewhere/f") && behind("elsewhere/deep/f"));
+        assert!(!behind("elsewhere") && !behind("real/f") && !behind("new/deep/f"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::environment;
 use crate::cache::{Cache, Invocation, Result};
 use crate::exec;
 use crate::hasher::Hasher;
+use crate::machine;
 use crate::prefixes::Prefixes;
 
 /// Programs by the word that gives them away.
@@ -48,6 +49,22 @@ const SYSTEM_WORDS: &[&str] = &["CFLAGS", "pkg-config", "cmake", "libclang", "/u
 const GIT_WORDS: &[&str] =
     &["rev-parse", ".git/HEAD", "VERGEN_", "git describe", "git_describe", "SHADOW_RS", "GIT_DIR"];
 
+/// Scripts with these look at the processor, or at which machine and system this is.
+const MACHINE_WORDS: &[&str] = &[
+    "march=native",
+    "cpu=native",
+    "tune=native",
+    "std_detect",
+    "/proc/cpuinfo",
+    "lscpu",
+    "uname",
+    "gethostname",
+    "/etc/hostname",
+    "os-release",
+    "lsb_release",
+    "machine-id",
+];
+
 /// What the words in a script's program say about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Habits {
@@ -55,19 +72,24 @@ pub struct Habits {
     pub system: bool,
     pub pkg_config: bool,
     pub git: bool,
+    pub machine: bool,
 }
 
 impl Habits {
     pub fn of(cache: &dyn Cache, program: &Path, hash: &[u8; 32]) -> Result<Habits> {
-        if let Some(known) = cache.fact("script-habits", hash)?.and_then(|v| postcard::from_bytes(&v).ok()) {
+        if let Some(known) = Habits::known(cache, hash)? {
             return Ok(known);
         }
         let habits = Habits::read(&cache.read(program)?.unwrap_or_default());
-        cache.set_fact("script-habits", hash, &postcard::to_stdvec(&habits)?)?;
+        cache.set_fact(machine::HABITS, hash, &postcard::to_stdvec(&habits)?)?;
         Ok(habits)
     }
 
-    fn read(program: &[u8]) -> Habits {
+    pub fn known(cache: &dyn Cache, hash: &[u8; 32]) -> Result<Option<Habits>> {
+        Ok(cache.fact(machine::HABITS, hash)?.and_then(|v| postcard::from_bytes(&v).ok()))
+    }
+
+    pub fn read(program: &[u8]) -> Habits {
         let has = |word: &&str| memchr::memmem::find(program, word.as_bytes()).is_some();
         let mut programs: BTreeSet<String> = ALWAYS.iter().map(|&p| p.to_owned()).collect();
         for (word, names) in BY_WORD {
@@ -79,7 +101,8 @@ impl Habits {
             programs,
             system: SYSTEM_WORDS.iter().any(&has),
             pkg_config: has(&"pkg-config"),
-            git: GIT_WORDS.iter().any(has),
+            git: GIT_WORDS.iter().any(&has),
+            machine: MACHINE_WORDS.iter().any(has),
         }
     }
 }
@@ -294,6 +317,8 @@ mod tests {
         assert!(habits.system && habits.pkg_config && !habits.git);
         assert!(habits.programs.contains("gcc") && habits.programs.contains("pkg-config"));
         assert!(!habits.programs.contains("protoc"));
+        assert!(!habits.machine && Habits::read(b"-march=native").machine);
+        assert!(!Habits::read(b"cargo:rustc-link-search=native=/x").machine);
         assert!(Habits::read(b"git rev-parse HEAD").git);
         assert!(Habits::read(b"").programs.contains("cc"));
     }
