@@ -9,7 +9,7 @@ mod session;
 mod snapshot;
 mod upload;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,12 @@ impl Remotes {
 
     pub fn session(&self, settings: &Settings) -> Result<Arc<Session>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, session)) = inner.sessions.iter().find(|(known, _)| known == settings) {
-            return Ok(Arc::clone(session));
+        if let Some(at) = inner.sessions.iter().position(|(known, _)| known == settings)
+            && let Some(known) = inner.sessions.remove(at)
+        {
+            let session = Arc::clone(&known.1);
+            inner.sessions.push_back(known);
+            return Ok(session);
         }
         let runtime = match inner.runtime.take() {
             Some(runtime) => runtime,
@@ -132,13 +136,15 @@ impl Remotes {
         }
     }
 
-    /// All sessions, the newest first. A daemon that has just begun does not know yet whose remotes it will use, and is
+    /// A session for each place, the one that was used last first. A daemon that has just begun does not know yet whose remotes it will use, and is
     /// told within moments by whoever made it begin.
     fn known(&self) -> kache_remote::Result<Vec<Arc<Session>>> {
         let began = Instant::now();
         loop {
             let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let sessions: Vec<_> = inner.sessions.iter().rev().map(|(_, s)| Arc::clone(s)).collect();
+            let mut places = HashSet::new();
+            let newest = inner.sessions.iter().rev().filter(|(settings, _)| places.insert(settings.place()));
+            let sessions: Vec<_> = newest.map(|(_, s)| Arc::clone(s)).collect();
             drop(inner);
             if !sessions.is_empty() {
                 return Ok(sessions);

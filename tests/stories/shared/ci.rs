@@ -166,7 +166,7 @@ fn the_action_shares_between_runners() {
     // Where the runner can mount, the target is a mount.
     let second = runner(&two);
     let (summary, said) = run_action(&second, &with, false);
-    assert!(summary.contains("**9** units were fresh in a fork"), "{summary}{said}");
+    assert!(summary.contains("**18** units were fresh in a fork"), "{summary}{said}");
     assert_eq!(second.kache_json("mounts --json").as_array().unwrap().len(), 1, "{said}");
     assert!(!said.contains(secret.as_str()));
 
