@@ -181,6 +181,13 @@ impl Action {
             eprintln!("kache: cannot put outputs into {}: {error}", plan.compile.out_dir.display());
             ran.raw_status = 1 << 8;
         }
+        if ran.success()
+            && bench.is_none()
+            && plan.store == Store::Edit
+            && let Err(error) = incremental::correct_dep_info(&plan, &self.inv.cwd)
+        {
+            self.backend.warn(&format!("cannot correct dep-info: {error}"));
+        }
         drop(bench);
         if ran.success() {
             if let Err(error) = incremental::note(&plan) {

@@ -33,6 +33,7 @@ use crate::hasher::Hasher;
 use crate::key::{RECIPE, RUSTC_ENV};
 use crate::lookup::Plan;
 use crate::prefixes::Prefixes;
+use crate::scratch::is_plain;
 
 /// In the directory of a unit's state: what its newest session was made with.
 const ORIGIN: &str = "origin";
@@ -108,7 +109,7 @@ fn state_dir(plan: &Plan) -> Option<PathBuf> {
 
 /// The command line of an edit that is compiled where cargo says.
 pub fn argv(plan: &Plan, cwd: &Path) -> Vec<OsString> {
-    let out_dir = plan.compile.out_dir.strip_prefix(cwd).ok().filter(|rel| !rel.as_os_str().is_empty());
+    let out_dir = relative_out_dir(plan, cwd);
     let (driver, args) = plan.argv.split_at(plan.compile.driver.len());
     let mut argv = driver.to_vec();
     argv.extend(rewritten(args, &|flag, value| match flag {
@@ -117,6 +118,28 @@ pub fn argv(plan: &Plan, cwd: &Path) -> Vec<OsString> {
         _ => Some(value.to_owned()),
     }));
     argv
+}
+
+fn relative_out_dir<'a>(plan: &'a Plan, cwd: &Path) -> Option<&'a Path> {
+    let out_dir = &plan.compile.out_dir;
+    let relative = out_dir.strip_prefix(cwd).ok().filter(|rel| !rel.as_os_str().is_empty());
+    relative.filter(|_| is_plain(out_dir.as_os_str().as_bytes()))
+}
+
+/// Dep-info of such a compile names its outputs as cargo has said.
+pub fn correct_dep_info(plan: &Plan, cwd: &Path) -> io::Result<()> {
+    let Some(relative) = relative_out_dir(plan, cwd) else { return Ok(()) };
+    let path = plan.compile.dep_info_path();
+    let text = fs::read(&path)?;
+    let mut corrected = Vec::with_capacity(text.len());
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        if line.strip_prefix(relative.as_os_str().as_bytes()).is_some_and(|rest| rest.starts_with(b"/")) {
+            corrected.extend_from_slice(cwd.as_os_str().as_bytes());
+            corrected.push(b'/');
+        }
+        corrected.extend_from_slice(line);
+    }
+    fs::write(path, corrected)
 }
 
 fn is_incremental(value: &OsStr) -> bool {

@@ -51,7 +51,7 @@ fn edits_are_made_beside_the_mount(world: World) {
     (1..4).for_each(|n| edited(&c, n));
     let state = state(&c);
     assert!(state.starts_with(world.cache()), "{}", state.display());
-    let sessions = |unit: &str| c.sh(&format!("ls -d '{}'/{unit}-*/s-*/ | wc -l", state.display()));
+    let sessions = |unit: &str| c.sh(&format!("ls -d '{}'/{unit}-*/{unit}-*/s-*/ | wc -l", state.display()));
     // rustc keeps the last one or two.
     assert!(["1", "2"].contains(&sessions("app").trim()));
     assert_eq!(
@@ -63,7 +63,7 @@ fn edits_are_made_beside_the_mount(world: World) {
     // What a compiler keeps for itself is not what the mount shows, so that all of that can be sealed.
     assert_eq!(c.sh("find target/debug/deps -name '*.rmeta' -links +1"), "");
     let objects = || -> BTreeSet<String> {
-        let all = c.sh(&format!("ls -i '{}'/app-*/s-*/*.o | awk '{{ print $1 }}'", state.display()));
+        let all = c.sh(&format!("ls -i '{}'/app-*/app-*/s-*/*.o | awk '{{ print $1 }}'", state.display()));
         all.lines().map(str::to_owned).collect()
     };
     let before = objects();
@@ -124,9 +124,9 @@ fn cleaning_takes_the_state_along(world: World) {
 fn an_unmount_brings_the_state_back(world: World) {
     let c = built(&world);
     edited(&c, 1);
-    let sessions = c.sh(&format!("cd '{}' && ls -d app-*/s-*", state(&c).display()));
+    let sessions = c.sh(&format!("cd '{}' && ls -d app-*/app-*/s-*", state(&c).display()));
     c.kache_prints("umount");
-    assert_eq!(c.sh("cd target/debug/incremental && ls -d app-*/s-*"), sessions);
+    assert_eq!(c.sh("cd target/debug/incremental && ls -d app-*/app-*/s-*"), sessions);
     c.sh(&format!("! test -L {STATE}"));
     edited(&c, 2);
     // A new mount begins anew; what is there stays there.
