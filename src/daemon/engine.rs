@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -51,7 +51,7 @@ pub struct Engine {
 pub(super) struct Hosted {
     pub(super) dir: PathBuf,
     /// Written only to unmount.
-    mount: RwLock<Mount>,
+    mount: parking_lot::RwLock<Mount>,
     /// In place of a device number, for the inode numbers of this mount.
     id: u64,
     since: SystemTime,
@@ -133,7 +133,7 @@ impl Engine {
         let files = mount.shown().len() as u64;
         let hosted = Arc::new(Hosted {
             dir: dir.to_owned(),
-            mount: RwLock::new(mount),
+            mount: parking_lot::RwLock::new(mount),
             since: SystemTime::now(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             sealed: false.into(),
@@ -183,7 +183,7 @@ impl Engine {
         let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
         let mut sound: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
         sound.retain(|hash| !discard && self.store.looks_sound(hash));
-        let done = hosted.mount.write().unwrap_or_else(PoisonError::into_inner).unmount(leave, force)?;
+        let done = hosted.mount.write().unmount(leave, force)?;
         scratch::bring_back(&self.config.cache_dir, &hosted.dir);
         if done.lost > 0 {
             tracing::warn!(dir = %hosted.dir.display(), lost = done.lost, "views whose blobs were missing are gone");
@@ -202,7 +202,7 @@ impl Engine {
     pub fn shutdown(&self, handover: bool) {
         for hosted in self.all() {
             let ended = if handover {
-                let mut mount = hosted.mount.write().unwrap_or_else(PoisonError::into_inner);
+                let mut mount = hosted.mount.write();
                 mount.unmount(Leave::Journal, true).map(drop).map_err(Into::into)
             } else {
                 self.end(&hosted, false, true)
@@ -224,6 +224,10 @@ impl Engine {
 
     pub fn mounts(&self) -> Vec<MountInfo> {
         self.all().iter().map(|m| m.info(&self.store)).collect()
+    }
+
+    pub fn count_mounts(&self) -> usize {
+        self.all().len()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -372,8 +376,9 @@ impl Hosted {
         }
     }
 
-    pub(super) fn mount(&self) -> RwLockReadGuard<'_, Mount> {
-        self.mount.read().unwrap_or_else(PoisonError::into_inner)
+    /// Also for who has it already, while somebody waits to unmount.
+    pub(super) fn mount(&self) -> parking_lot::RwLockReadGuard<'_, Mount> {
+        self.mount.read_recursive()
     }
 
     /// Removes everything.

@@ -245,7 +245,7 @@ impl Server {
             pid: std::process::id(),
             exe: std::env::current_exe().unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
-            mounts: self.engine.mounts().len() as u64,
+            mounts: self.engine.count_mounts() as u64,
             resident: resident().unwrap_or(0),
             requests: self.requests.load(Ordering::Relaxed),
         }
