@@ -50,6 +50,7 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     let Some(_instance) = single_instance(&config.cache_dir)? else {
         bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
     };
+    return_large_memory();
     let bed = signals::watch()?;
     let path = socket::path(&config.cache_dir);
     if let Some(dir) = path.parent() {
@@ -256,6 +257,16 @@ fn finished(done: kache_wrapper::cache::Result<Finished>) -> Response {
     match done {
         Ok(finished) => Response::Finished(finished),
         Err(error) => Response::Failed(error.to_string()),
+    }
+}
+
+/// Large allocations are to be mappings of their own, always. Each thread of a mount has a buffer of 16 MiB of which it
+/// touches little; from memory that was used before it would have to be cleared, and so be there, all of it.
+fn return_large_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets a parameter of the allocator, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
     }
 }
 
