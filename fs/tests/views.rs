@@ -65,7 +65,7 @@ fn a_view_appears_where_a_program_has_looked_before() {
 
 #[test]
 fn what_is_placed_replaces_files_and_refuses_directories() {
-    let rig = Rig::new();
+    let mut rig = Rig::new();
     fs::create_dir_all(rig.path("dir/sub")).unwrap();
     fs::write(rig.path("upper"), "upper").unwrap();
     rig.view("view", b"view");
@@ -92,6 +92,15 @@ fn what_is_placed_replaces_files_and_refuses_directories() {
     one("dir/made", &Content::Directory).unwrap();
     assert!(fs::metadata(rig.path("dir/made")).unwrap().is_dir());
     assert_eq!(one("upper", &Content::Directory), Err(Errno::NOTDIR.raw_os_error()));
+    for target in ["upper", "sibling"] {
+        rig.view("sibling", b"sibling");
+        one("one more", &Content::HardLink(rel(target))).unwrap();
+        let (a, b) = (fs::metadata(rig.path(target)).unwrap(), fs::metadata(rig.path("one more")).unwrap());
+        assert_eq!((a.ino(), a.nlink()), (b.ino(), 2));
+    }
+    rig.stop(Leave::Journal);
+    rig.start();
+    assert_eq!(fs::read(rig.path("one more")).unwrap(), b"sibling");
 }
 
 #[test]

@@ -146,6 +146,8 @@ impl Engine {
         }
         placed?;
         hosted.sealed.store(false, Ordering::Relaxed);
+        // Until something is built there, its snapshot is the one that it shows.
+        *hosted.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(hosted.last_change());
         self.note(&hosted.dir, &row.id, plan.fresh, plan.saved_ms, plan.bytes)?;
         let fork::Plan { fresh, stale, saved_ms, bytes, .. } = plan;
         Ok(Answer::Forked(Report { id: row.id, fresh, stale, saved_ms, bytes }))

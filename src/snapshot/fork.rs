@@ -6,7 +6,7 @@
 //! unit, and not newer by more than there are files, in nanoseconds: the next edit is newer. A unit that is not fresh
 //! loses its dep-info (a build script: all that it left), which cargo never takes for fresh.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -271,8 +271,9 @@ pub fn label(unit: &Unit) -> String {
 pub fn placements(plan: &Plan) -> Vec<kache_fs::Placement> {
     use kache_fs::{Content, Placement};
     let with_children: HashSet<RelPath> = plan.files.iter().map(|f| tree::split(&f.path).0).collect();
-    plan.files
-        .iter()
+    let (files, links) = by_first_name(plan.files.iter());
+    let first = files
+        .into_iter()
         .filter(|f| !(matches!(f.what, What::Dir) && with_children.contains(&f.path)))
         .map(|f| Placement {
             path: f.path.clone(),
@@ -288,8 +289,32 @@ pub fn placements(plan: &Plan) -> Vec<kache_fs::Placement> {
             },
             mode: f.mode,
             mtime: (!matches!(f.what, What::Dir)).then_some(f.mtime),
-        })
-        .collect()
+        });
+    let others = links.into_iter().map(|(f, first)| Placement {
+        path: f.path.clone(),
+        content: Content::HardLink(first.path.clone()),
+        mode: f.mode,
+        mtime: None,
+    });
+    first.chain(others).collect()
+}
+
+/// Of files with several names the first, and the others each with its first.
+pub fn by_first_name<'a>(
+    all: impl Iterator<Item = &'a Planned>,
+) -> (Vec<&'a Planned>, Vec<(&'a Planned, &'a Planned)>) {
+    let mut first: HashMap<u64, &Planned> = HashMap::new();
+    let (mut files, mut links) = (Vec::new(), Vec::new());
+    for file in all {
+        match first.get(&file.links).filter(|_| file.links != 0) {
+            Some(other) => links.push((file, *other)),
+            None => {
+                first.insert(file.links, file);
+                files.push(file);
+            }
+        }
+    }
+    (files, links)
 }
 
 /// Compilers replace these, nobody edits them.

@@ -1,6 +1,5 @@
 //! A fork without a mount: ordinary files, by reflink, hard link where that is safe, or copy.
 
-use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -91,18 +90,7 @@ fn write(store: &Store, plan: &Plan, target: &Path) -> Result<()> {
         let path = target.join(dir.path.as_path());
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     }
-    // Of files with several names the first is written, the others are linked to it.
-    let mut first: HashMap<u64, &Planned> = HashMap::new();
-    let (mut files, mut links): (Vec<&Planned>, Vec<(&Planned, &Planned)>) = (Vec::new(), Vec::new());
-    for file in plan.files.iter().filter(|f| !matches!(f.what, What::Dir)) {
-        match first.get(&file.links).filter(|_| file.links != 0) {
-            Some(other) => links.push((file, other)),
-            None => {
-                first.insert(file.links, file);
-                files.push(file);
-            }
-        }
-    }
+    let (files, links) = fork::by_first_name(plan.files.iter().filter(|f| !matches!(f.what, What::Dir)));
     let bar =
         if files.len() < WORTH_A_BAR { ProgressBar::hidden() } else { ProgressBar::new(files.len() as u64) };
     if let Ok(style) = ProgressStyle::with_template("forking {bar:40} {pos}/{len} files") {

@@ -11,7 +11,12 @@ fn another_checkout_has_nothing_to_build() {
     let said = fork(&donor, &other);
     let (fresh, all) = counts(&said);
     assert_eq!(fresh, all, "{said}");
+    let names = "stat -c %i target/debug/app target/debug/deps/app-????????????????";
+    let before = other.sh(names);
+    let inodes: Vec<&str> = before.lines().collect();
+    assert!(inodes.len() == 2 && inodes[0] == inodes[1], "{before}");
     other.cargo("build").ok().fresh();
+    assert_eq!(other.sh(names), before, "cargo had to link it again");
     same_as_plain(&other);
 }
 

@@ -44,6 +44,8 @@ pub enum Content {
     /// A file elsewhere on the upper's file system, which moves here as it is, with its mode and times.
     Moved(PathBuf),
     Symlink(Vec<u8>),
+    /// A hard link to a file that is there already, of which mode and times stay.
+    HardLink(RelPath),
     Directory,
 }
 
@@ -107,6 +109,10 @@ impl Overlay {
             Content::Bytes(bytes) => self.place_file(state, dir, name, placement, bytes, stale),
             Content::Moved(from) => self.place_moved(state, dir, name, from, stale),
             Content::Symlink(target) => self.place_symlink(state, dir, name, target, stale),
+            Content::HardLink(to) => {
+                self.install_views(state, std::mem::take(incoming), stale)?;
+                self.place_link(state, dir, name, (&placement.path, to), stale)
+            }
             Content::Directory => self.place_dir(state, dir, name, placement, stale),
         }
     }
@@ -293,6 +299,36 @@ impl Overlay {
         })?;
         let real = self.upper.real(&state.path_in(dir, name)?).ok_or_else(not_found)?;
         attach_upper(state, dir, name, (real, FileType::Symlink), stale);
+        Ok(())
+    }
+
+    fn place_link(
+        &self,
+        state: &mut State,
+        dir: u64,
+        name: &[u8],
+        (path, to): (&RelPath, &RelPath),
+        stale: &mut Stale,
+    ) -> Result<()> {
+        let ino = self.resolve_in(state, to)?;
+        match state.tree.child(dir, name) {
+            Some(over) if over == ino => return Ok(()),
+            Some(over) => self.remove_tree(state, over, path, stale)?,
+            None => {}
+        }
+        match &state.node(ino)?.kind {
+            NodeKind::Dir(_) => return Err(FsError::new(Errno::PERM, "link a directory")),
+            NodeKind::View(_) => {
+                state.journal.append(&[Op::Link { path: path.clone(), id: ino }])?;
+                self.upper.touch(&state.tree.path(dir).ok_or_else(not_found)?)?;
+            }
+            NodeKind::Upper(_) => self.upper.link(to.as_bytes(), path.as_bytes())?,
+        }
+        state.tree.attach(dir, name, ino);
+        mark(state, dir, name, stale);
+        if state.node(ino)?.is_known_to_kernel() {
+            stale.attributes.push(ino);
+        }
         Ok(())
     }
 
