@@ -259,6 +259,11 @@ impl Mount {
         self.overlay.idle()
     }
 
+    /// Another number whenever something has got a name or lost it, through the mount or from outside.
+    pub fn names(&self) -> u64 {
+        self.overlay.names()
+    }
+
     /// Counts of files and bytes. Looks at every file.
     pub fn statistics(&self) -> Result<Statistics> {
         self.overlay.statistics()

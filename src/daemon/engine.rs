@@ -59,8 +59,8 @@ pub(super) struct Hosted {
     pub(super) sealed: AtomicBool,
     /// Which checkout it belongs to, once that is known.
     pub(super) place: Mutex<Option<Place>>,
-    /// The last change that the last snapshot has.
-    pub(super) taken: Mutex<Option<Instant>>,
+    /// [`Mount::names`] at the time of the last snapshot.
+    pub(super) taken: Mutex<Option<u64>>,
     /// Who uses it.
     pub(super) owner: Mutex<Option<Owner>>,
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kache_fs::Kind;
@@ -22,8 +22,6 @@ use crate::store::{ForkTotals, SnapshotRow};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// What cargo (or somebody who looked) may leave in a target directory that is empty all the same.
 const NOTHING: &[&str] = &["CACHEDIR.TAG", ".rustc_info.json", ".cargo-lock", ".cargo-build-lock"];
-/// Two moments of the last change that are no further apart are one.
-const SAME: Duration = Duration::from_millis(20);
 
 /// Why a snapshot is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +86,7 @@ impl Engine {
     /// Takes a snapshot of what a mount shows right now.
     pub(super) fn take(&self, hosted: &Hosted, occasion: Occasion) -> Result<SnapshotRow> {
         let mut last = hosted.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let moment = hosted.last_change();
+        let moment = hosted.mount().names();
         let outcome = self.take_now(hosted);
         // Also after a failure: it would be the same again.
         *last = Some(moment);
@@ -147,7 +145,7 @@ impl Engine {
         placed?;
         hosted.sealed.store(false, Ordering::Relaxed);
         // Until something is built there, its snapshot is the one that it shows.
-        *hosted.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(hosted.last_change());
+        *hosted.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(hosted.mount().names());
         self.note(&hosted.dir, &row.id, plan.fresh, plan.saved_ms, plan.bytes)?;
         let fork::Plan { fresh, stale, saved_ms, bytes, .. } = plan;
         Ok(Answer::Forked(Report { id: row.id, fresh, stale, saved_ms, bytes }))
@@ -222,13 +220,7 @@ impl Hosted {
     /// Has anything changed since the last snapshot?
     fn is_due(&self) -> bool {
         let last = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let moment = self.last_change();
-        last.is_none_or(|t| moment.saturating_duration_since(t) > SAME)
-    }
-
-    fn last_change(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_sub(self.mount().idle()).unwrap_or(now)
+        last != Some(self.mount().names())
     }
 
     /// Which checkout this is of.

@@ -37,7 +37,7 @@ pub struct Planned {
     pub links: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Dir,
     Symlink(Vec<u8>),
@@ -163,9 +163,7 @@ fn planned(
                 Some(text) => What::Bytes(text),
                 None => What::Blob { hash: file.hash, size: file.size },
             };
-            // A rewritten file is another than those that it was linked with.
-            let links = if matches!(what, What::Bytes(_)) { 0 } else { file.links };
-            (what, file.mode, times.get(&file.mtime_ns), links)
+            (what, file.mode, times.get(&file.mtime_ns), file.links)
         }
     };
     let mtime = time(mtime.copied().unwrap_or_else(|| times.values().next_back().copied().unwrap_or(0)));
@@ -306,7 +304,8 @@ pub fn by_first_name<'a>(
     let mut first: HashMap<u64, &Planned> = HashMap::new();
     let (mut files, mut links) = (Vec::new(), Vec::new());
     for file in all {
-        match first.get(&file.links).filter(|_| file.links != 0) {
+        // One that was rewritten is another than those that it was linked with.
+        match first.get(&file.links).filter(|first| file.links != 0 && first.what == file.what) {
             Some(other) => links.push((file, *other)),
             None => {
                 first.insert(file.links, file);

@@ -71,6 +71,8 @@ pub(crate) struct Overlay {
     born: Instant,
     /// Milliseconds after birth of the last change that came through the mount.
     activity: AtomicU64,
+    /// Grows when something gets a name or loses it.
+    names: AtomicU64,
     /// Renames from the upper into the store do not work.
     cross_device: std::sync::atomic::AtomicBool,
     cannot_clone: std::sync::atomic::AtomicBool,
@@ -106,6 +108,7 @@ impl Overlay {
             kernel: OnceLock::new(),
             born: Instant::now(),
             activity: AtomicU64::new(0),
+            names: AtomicU64::new(0),
             cross_device: false.into(),
             cannot_clone: false.into(),
         };
@@ -125,6 +128,15 @@ impl Overlay {
     /// Time since the last change that a program made through the mount (or since the start).
     pub fn idle(&self) -> Duration {
         self.born.elapsed().saturating_sub(Duration::from_millis(self.activity.load(Ordering::Relaxed)))
+    }
+
+    /// Another number whenever something has got a name or lost it, through the mount or from outside.
+    pub fn names(&self) -> u64 {
+        self.names.load(Ordering::Relaxed)
+    }
+
+    fn named(&self) {
+        self.names.fetch_add(1, Ordering::Relaxed);
     }
 
     fn active(&self) {
@@ -168,6 +180,7 @@ impl Overlay {
     /// The state for changing it, with the directory filled.
     fn change(&self, dir: u64) -> Result<parking_lot::RwLockWriteGuard<'_, State>> {
         self.active();
+        self.named();
         let mut state = self.state.write();
         self.load(&mut state, dir)?;
         Ok(state)

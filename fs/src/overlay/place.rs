@@ -67,6 +67,7 @@ impl Overlay {
     /// Puts everything at its path, replacing what is there, making parents where they are missing. Everything that was
     /// placed before an error stays.
     pub fn place(&self, placements: &[Placement]) -> Result<()> {
+        self.named();
         let mut stale = Stale::default();
         let done = placements.chunks(CHUNK).try_for_each(|chunk| self.place_chunk(chunk, &mut stale));
         self.tell_kernel(stale);
@@ -424,6 +425,7 @@ impl Overlay {
 
     /// Removes a file, or a directory with all that is in it. What does not exist is removed already.
     pub fn remove(&self, path: &RelPath) -> Result<()> {
+        self.named();
         let mut stale = Stale::default();
         let done = {
             let mut state = self.state.write();
