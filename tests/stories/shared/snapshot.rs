@@ -28,6 +28,17 @@ fn about(seen: &[Seen], part: &str) -> usize {
     seen.iter().filter(|s| s.path.contains(part)).count()
 }
 
+/// One machine has built; a second one has mounted what it made.
+fn forked() -> (Server, [World; 2], Checkout) {
+    let server = Server::start();
+    let worlds = [mounted(), mounted()];
+    donor(&worlds[0], &server);
+    let second = machine(&worlds[1], "second", &server);
+    mount(&second);
+    server.seen();
+    (server, worlds, second)
+}
+
 #[test]
 fn a_fresh_clone_on_another_machine_has_nothing_to_build() {
     let server = Server::start();
@@ -64,12 +75,7 @@ fn an_edit_downloads_what_the_compiler_reads() {
 
 #[test]
 fn what_a_compiler_will_read_is_on_its_way_before_it_asks() {
-    let server = Server::start();
-    let (one, two) = (mounted(), mounted());
-    donor(&one, &server);
-    let second = machine(&two, "second", &server);
-    mount(&second);
-    server.seen();
+    let (server, [_one, _two], second) = forked();
     // It does not come so far as to read anything.
     second.edit("app/src/main.rs", "fn main() {", "fn main( {");
     assert!(!second.cargo("build").success);
@@ -102,12 +108,7 @@ fn machines_go_on_from_where_others_were() {
 
 #[test]
 fn what_came_from_elsewhere_can_be_forked_again() {
-    let server = Server::start();
-    let (one, two) = (mounted(), mounted());
-    donor(&one, &server);
-    let second = machine(&two, "second", &server);
-    mount(&second);
-    server.seen();
+    let (server, [_one, two], second) = forked();
     // A snapshot of what was never opened downloads nothing.
     second.kache_prints("snapshot");
     assert_eq!(about(&server.seen(), "blobs"), 0);
