@@ -12,6 +12,9 @@ pub fn built(world: &World, words: &str) -> Checkout {
     donor
 }
 
+/// Where cargo puts what it makes, in one story or another. What is mounted there may be closed to this process.
+const BUILT: &[&str] = &["target", "inner", "out"];
+
 /// A checkout with the same sources as another has now, and an empty target.
 pub fn copy(of: &Checkout, name: &str) -> Checkout {
     copy_to(of, &of.world().root().join(name))
@@ -27,7 +30,7 @@ pub fn copy_to(of: &Checkout, dir: &Path) -> Checkout {
 pub fn replace_sources(of: &Checkout, to: &Checkout) {
     let entries = |c: &Checkout| {
         let all = fs::read_dir(c.dir()).expect("a checkout").map(|e| e.expect("a checkout"));
-        all.filter(|e| e.file_name() != "target").collect::<Vec<_>>()
+        all.filter(|e| !BUILT.iter().any(|name| e.file_name() == *name)).collect::<Vec<_>>()
     };
     for entry in entries(to) {
         let path = entry.path();
