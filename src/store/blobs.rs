@@ -105,12 +105,20 @@ impl Store {
     }
 
     fn hash_file_at(&self, file: &File, path: &Path) -> Result<Hash> {
-        let before = FileId::of(&file.metadata().at("read", path)?);
-        let scanned = scan::scan_at(file, &[]).at("read", path)?;
-        let after = FileId::of(&file.metadata().at("read", path)?);
-        if before != after || scanned.size != after.size {
-            return Err(Error::Changed { path: path.to_owned() });
-        }
+        let mut tries = 0;
+        let (scanned, after) = loop {
+            let before = FileId::of(&file.metadata().at("read", path)?);
+            let scanned = scan::scan_at(file, &[]).at("read", path)?;
+            let after = FileId::of(&file.metadata().at("read", path)?);
+            if before == after && scanned.size == after.size {
+                break (scanned, after);
+            }
+            // Somebody may have linked it to the store meanwhile, which says nothing of its bytes: once more.
+            tries += 1;
+            if !before.same_content(&after) || tries > 10 {
+                return Err(Error::Changed { path: path.to_owned() });
+            }
+        };
         let hash = *scanned.hash.as_bytes();
         if after.mtime_ns.max(after.ctime_ns) + RACY_NS < now_ns() {
             self.note_stat(after, hash);
