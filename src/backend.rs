@@ -60,7 +60,7 @@ impl Backend {
                 let store = self.store()?;
                 let found = lookup::lookup(store, inv, &settings)?;
                 if let Lookup::Hit(hit) = &found {
-                    self.used(store, build::of(store, inv), &hit.key);
+                    self.used(store, &|| build::of(store, inv), &hit.key);
                 }
                 Ok(found)
             }
@@ -68,14 +68,14 @@ impl Backend {
     }
 
     /// What a build used ends up in its manifest, where results are shared.
-    fn used(&self, store: &Store, build: cache::Result<Option<Build>>, key: &EntryKey) {
+    fn used(&self, store: &Store, build: &dyn Fn() -> cache::Result<Option<Build>>, key: &EntryKey) {
         if self.config.remote.is_some() {
-            crate::remote::used(store, build.ok().flatten().as_ref(), key);
+            crate::remote::used(store, build().ok().flatten().as_ref(), key);
         }
     }
 
     /// To be uploaded later: `kache sync`, or the next daemon.
-    fn stored(&self, store: &Store, build: cache::Result<Option<Build>>, finished: &Finished) {
+    fn stored(&self, store: &Store, build: &dyn Fn() -> cache::Result<Option<Build>>, finished: &Finished) {
         if let Finished::Stored(key, _) = finished {
             crate::remote::stored(store, self.config.remote.as_ref(), key);
             self.used(store, build, key);
@@ -119,7 +119,7 @@ impl Backend {
             _ => {
                 let store = self.store()?;
                 let finished = finish::finish(store, inv, plan, ran)?;
-                self.stored(store, build::of(store, inv), &finished);
+                self.stored(store, &|| build::of(store, inv), &finished);
                 Ok(finished)
             }
         }
@@ -135,7 +135,7 @@ impl Backend {
                 let store = self.store()?;
                 let found = script::lookup(store, inv, self.settings())?;
                 if let ScriptLookup::Hit { hit, .. } = &found {
-                    self.used(store, script::build(store, inv), &hit.key);
+                    self.used(store, &|| script::build(store, inv), &hit.key);
                 }
                 Ok(found)
             }
@@ -164,7 +164,7 @@ impl Backend {
             _ => {
                 let store = self.store()?;
                 let finished = script::finish(store, inv, plan, ran, found, left)?;
-                self.stored(store, script::build(store, inv), &finished);
+                self.stored(store, &|| script::build(store, inv), &finished);
                 Ok(finished)
             }
         }

@@ -81,7 +81,7 @@ impl Bench {
     }
 
     pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
-        self.scratch.argv(argv, &self.out_dir)
+        self.scratch.argv(argv)
     }
 
     pub fn correct(&self, text: &mut Vec<u8>) {

@@ -183,14 +183,10 @@ impl Engine {
                         tracing::debug!(dir = %hosted.dir.display(), %error, "no snapshot");
                     }
                 }
-                let here = choose::best(&self.store, place, &about, toolchain)?;
                 let owner = hosted.owner();
-                let found = owner.as_ref().and_then(|owner| {
-                    let session = self.remotes.session(owner.remote.as_ref()?);
-                    let session = session.inspect_err(|e| tracing::warn!("no remote: {e:#}")).ok()?;
-                    remote::nearer(&session, place, &about, toolchain, here.as_ref(), &owner.inv)
-                });
-                Ok(found.or(here))
+                let session = self.remotes.session_if_any(owner.as_ref().and_then(|o| o.remote.as_ref()));
+                let elsewhere = session.as_deref().zip(owner.as_ref().map(|o| &o.inv));
+                remote::best(&self.store, elsewhere, place, &about, toolchain)
             }
         }
     }

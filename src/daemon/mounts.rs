@@ -60,13 +60,15 @@ pub fn is_stale(dir: &Path) -> bool {
     matches!(kache_fs::mount_state(dir, Duration::from_secs(2)), MountState::Stale)
 }
 
+/// Directories in a directory; none if it is not there.
+pub(super) fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
 /// Makes cargo ask for everything in a directory from which views were dropped: what it remembers of them (in
 /// `<profile>/.fingerprint` or `<target>/<profile>/.fingerprint`) is no longer true.
 pub fn forget_freshness(dir: &Path) {
-    let below = |dir: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
-    };
     for profile in below(dir).into_iter().flat_map(|d| below(&d).into_iter().chain([d])) {
         let _ = std::fs::remove_dir_all(profile.join(".fingerprint"));
     }

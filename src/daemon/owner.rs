@@ -55,9 +55,7 @@ impl Engine {
 
     /// A remote that views may come from.
     pub(super) fn meet(&self, settings: &Settings) {
-        if let Err(error) = self.remotes.session(settings) {
-            tracing::warn!("the remote cannot be used: {error:#}");
-        }
+        self.remotes.session_if_any(Some(settings));
     }
 
     /// The remote of whoever used a mount when the last daemon lived, as far as files and the environment say without

@@ -25,7 +25,7 @@ use kache_wrapper::lookup::{Plan, Store};
 use kache_wrapper::scratch::{Scratch, is_plain, is_possible};
 
 use super::engine::{Engine, Hosted};
-use super::mounts;
+use super::mounts::{self, below};
 use crate::bench::Locked;
 
 impl Engine {
@@ -152,11 +152,6 @@ fn states(cache_dir: &Path, dir: &Path) -> PathBuf {
 fn link_to(state: &Path) -> Option<RelPath> {
     let bytes = fs::read(state.join("link")).ok()?;
     RelPath::new(Path::new(OsStr::from_bytes(&bytes))).ok()
-}
-
-fn below(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
 }
 
 /// Gives `to` what `from` has, by hard links. Lock files are made anew: a lock is on the file, not on its name.

@@ -137,13 +137,7 @@ impl Engine {
 
     /// `None` when nothing is shared, or cannot be.
     fn session(&self, remote: Option<&Sharing>) -> Option<Arc<Session>> {
-        match self.remotes.session(&remote?.remote) {
-            Ok(session) => Some(session),
-            Err(error) => {
-                tracing::warn!("the remote cannot be used: {error:#}");
-                None
-            }
-        }
+        self.remotes.session_if_any(remote.map(|r| &r.remote))
     }
 
     /// Brings here what is to be restored outside of mounts, unless making it again is quicker.

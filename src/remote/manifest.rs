@@ -24,6 +24,10 @@ type Needed = (Hash, Vec<Output>);
 /// A blob's hash and size, and whether it is a program.
 pub type Promised = (Hash, u64, bool);
 
+pub(super) fn promised(output: &Output) -> Promised {
+    (output.blob, output.size, output.executable)
+}
+
 /// A manifest is asked for again after so long.
 const FRESH: Duration = Duration::from_secs(600);
 /// Blobs up to this size travel inside the manifest …
@@ -79,7 +83,7 @@ impl Session {
         let mut outputs: Vec<Output> =
             manifests.into_iter().flat_map(|m| self.take_in(m)).flat_map(|(_, outputs)| outputs).collect();
         outputs.retain(|o| seen.insert(o.blob) && !self.store.is_on_disk(&o.blob));
-        Ok(outputs.into_iter().map(|o| (o.blob, o.size, o.executable)).collect())
+        Ok(outputs.iter().map(promised).collect())
     }
 
     /// Downloads blobs. Returns what failed.
@@ -87,12 +91,12 @@ impl Session {
         self.block_on(async {
             let slots = Arc::new(Semaphore::new(self.bucket.settings().concurrency));
             let mut tasks = JoinSet::new();
-            for (hash, size, executable) in wanted {
+            for blob in wanted {
                 let (store, bucket) = (Arc::clone(&self.store), Arc::clone(&self.bucket));
-                let (one, slots) = (self.one_fetch(&hash), Arc::clone(&slots));
+                let (one, slots) = (self.one_fetch(&blob.0), Arc::clone(&slots));
                 tasks.spawn(async move {
                     let _slot = slots.acquire().await;
-                    fetch(&store, &bucket, &one, &hash, size, executable).await.map(|()| size)
+                    fetch(&store, &bucket, &one, &blob).await.map(|()| blob.1)
                 });
             }
             let mut failed = Vec::new();
@@ -177,7 +181,7 @@ impl Session {
         self.handle.spawn(async move {
             let needed = session.ordered(needed, planner).await;
             let outputs = needed.into_iter().flat_map(|(_, outputs)| outputs);
-            session.bring(outputs.map(|o| (o.blob, o.size, o.executable)).collect()).await;
+            session.bring(outputs.map(|o| promised(&o)).collect()).await;
         });
     }
 
@@ -192,16 +196,16 @@ impl Session {
         let slots = Arc::new(Semaphore::new(self.bucket.settings().concurrency));
         let mut seen = HashSet::new();
         let mut tasks = JoinSet::new();
-        for (hash, size, executable) in wanted.into_iter().filter(|(hash, ..)| seen.insert(*hash)) {
+        for blob in wanted.into_iter().filter(|(hash, ..)| seen.insert(*hash)) {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             if self.patience().is_none() {
                 return;
             }
             let session = Arc::clone(&self);
             tasks.spawn(async move {
-                let one = session.one_fetch(&hash);
+                let one = session.one_fetch(&blob.0);
                 // Whoever needs it will meet the same error and deal with it.
-                let _ = fetch(&session.store, &session.bucket, &one, &hash, size, executable).await;
+                let _ = fetch(&session.store, &session.bucket, &one, &blob).await;
                 drop(slot);
             });
             while tasks.try_join_next().is_some() {}

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 pub use manifest::Promised;
 pub use session::Session;
-pub use snapshot::{is_worth_sharing, nearer, taken};
+pub use snapshot::{best, is_worth_sharing, taken};
 pub use upload::Progress;
 
 use crate::planner::Planner;
@@ -84,6 +84,12 @@ impl Remotes {
         Ok(session)
     }
 
+    /// The same for whoever can do without: `None` when there is no remote, or it cannot be used.
+    pub fn session_if_any(&self, settings: Option<&Settings>) -> Option<Arc<Session>> {
+        let session = self.session(settings?);
+        session.inspect_err(|error| tracing::warn!("the remote cannot be used: {error:#}")).ok()
+    }
+
     /// Brings blobs here that some remote has. Nothing to do, and no time lost, when they are all here. With `until` it is
     /// better to do without them than to wait longer.
     ///
@@ -104,21 +110,15 @@ impl Remotes {
                 }
                 return Err(gone());
             };
-            self.fetch_from_any(hash, size, executable, until)?;
+            self.fetch_from_any(&(*hash, size, executable), until)?;
         }
         Ok(())
     }
 
-    fn fetch_from_any(
-        &self,
-        hash: &Hash,
-        size: u64,
-        executable: bool,
-        until: Option<Instant>,
-    ) -> kache_remote::Result<()> {
+    fn fetch_from_any(&self, wanted: &Promised, until: Option<Instant>) -> kache_remote::Result<()> {
         let mut errors = Vec::new();
         for session in self.known()? {
-            match session.fetch_blob(hash, size, executable, until) {
+            match session.fetch_blob(wanted, until) {
                 Ok(()) => return Ok(()),
                 Err(error) => errors.push(error),
             }
@@ -127,10 +127,10 @@ impl Remotes {
             Some(trouble) => Err(trouble.clone()),
             // Nobody has it.
             None => {
-                if let Err(error) = self.store.unfetchable(hash) {
+                if let Err(error) = self.store.unfetchable(&wanted.0) {
                     tracing::warn!(%error, "cannot forget a blob");
                 }
-                self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(*hash);
+                self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.0);
                 Err(errors.swap_remove(0))
             }
         }

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::entry;
+use super::manifest::{Promised, promised};
 use crate::store::{Shared, Store};
 
 /// What a remote does not have is not asked for again for so long.
@@ -197,8 +198,8 @@ impl Session {
         for output in wanted.into_iter().filter(|o| seen.insert(o.blob)) {
             let (store, bucket, one) =
                 (Arc::clone(&self.store), Arc::clone(&self.bucket), self.one_fetch(&output.blob));
-            let (hash, size, executable) = (output.blob, output.size, output.executable);
-            tasks.spawn(async move { fetch(&store, &bucket, &one, &hash, size, executable).await });
+            let blob = promised(output);
+            tasks.spawn(async move { fetch(&store, &bucket, &one, &blob).await });
         }
         while let Some(done) = tasks.join_next().await {
             done.map_err(|_| Error::Local("a download was interrupted".into()))??;
@@ -219,31 +220,24 @@ impl Session {
     ///
     /// With `until` the blob is to save time that ends then: a remote that is left alone is not asked, and one that is
     /// slow is not waited for longer.
-    pub fn fetch_blob(
-        &self,
-        hash: &Hash,
-        size: u64,
-        executable: bool,
-        until: Option<Instant>,
-    ) -> kache_remote::Result<()> {
+    pub fn fetch_blob(&self, wanted: &Promised, until: Option<Instant>) -> kache_remote::Result<()> {
         let began = Instant::now();
         let until = match (until, self.gate.patience()) {
             (Some(_), None) => return Err(Error::Local("the remote is left alone for this build".into())),
             (Some(until), Some(patience)) => Some(until.max(began + patience)),
             (None, _) => None,
         };
-        let one = self.one_fetch(hash);
-        let (store, bucket, wanted) = (Arc::clone(&self.store), Arc::clone(&self.bucket), *hash);
+        let one = self.one_fetch(&wanted.0);
+        let (store, bucket, blob) = (Arc::clone(&self.store), Arc::clone(&self.bucket), *wanted);
         // On a thread of the runtime: those of a mount have stacks that are too small for it.
-        let task =
-            self.handle.spawn(async move { fetch(&store, &bucket, &one, &wanted, size, executable).await });
+        let task = self.handle.spawn(async move { fetch(&store, &bucket, &one, &blob).await });
         let task =
             async { task.await.unwrap_or_else(|_| Err(Error::Local("a download was interrupted".into()))) };
         let fetched = match until {
             Some(until) => self.within(until, task),
             None => self.handle.block_on(task),
         };
-        lock(&self.fetching).remove(hash);
+        lock(&self.fetching).remove(&wanted.0);
         self.judge(fetched.clone().map(|()| Duration::MAX), began);
         fetched
     }
@@ -275,9 +269,7 @@ pub(super) async fn fetch(
     store: &Store,
     bucket: &Bucket,
     one: &tokio::sync::Mutex<()>,
-    hash: &Hash,
-    size: u64,
-    executable: bool,
+    (hash, size, executable): &Promised,
 ) -> kache_remote::Result<()> {
     let _mine = one.lock().await;
     if store.is_on_disk(hash) {
@@ -286,8 +278,8 @@ pub(super) async fn fetch(
     let local = |error: crate::store::error::Error| Error::Local(error.to_string());
     let mut incoming = store.incoming().map_err(local)?;
     let file = incoming.file().map_err(|e| Error::Local(e.to_string()))?;
-    bucket.fetch_blob(hash, size, file).await?;
-    store.publish_incoming(incoming, hash, executable).map_err(local)
+    bucket.fetch_blob(hash, *size, file).await?;
+    store.publish_incoming(incoming, hash, *executable).map_err(local)
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -117,9 +117,21 @@ fn known_name(place: &str, line: &Hash, commit: &str) -> Hash {
     *blake3::hash(&[place.as_bytes(), line, commit.as_bytes()].concat()).as_bytes()
 }
 
-/// Takes in a snapshot that is nearer than the best one here, if a remote has one. `inv` has the environment of whoever
-/// is to use it.
-pub fn nearer(
+/// The best snapshot for a place, here or (which takes it in) elsewhere. `inv` has the environment of whoever is to use it.
+pub fn best(
+    store: &Store,
+    elsewhere: Option<(&Session, &Invocation)>,
+    place: &Place,
+    about: &About,
+    toolchain: &str,
+) -> Result<Option<SnapshotRow>> {
+    let here = choose::best(store, place, about, toolchain)?;
+    let Some((session, inv)) = elsewhere else { return Ok(here) };
+    Ok(nearer(session, place, about, toolchain, here.as_ref(), inv).or(here))
+}
+
+/// Takes in a snapshot that is nearer than the best one here, if a remote has one.
+fn nearer(
     session: &Session,
     place: &Place,
     about: &About,

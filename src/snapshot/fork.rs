@@ -89,8 +89,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
             unit.problem = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
     }
-    let read =
-        |path: &RelPath| Ok(store.read_blob(&tree::file(listing, path).context("no such file")?.hash)?);
+    let read = |path: &RelPath| tree::read(store, listing, path);
     let renewed = renew::renew(&mut units, from, to, &read);
     for (at, files) in &renewed {
         if files.iter().any(|(path, _)| texts.contains_key(path)) {

@@ -15,7 +15,7 @@ use super::place::Place;
 use super::{Answer, From, Report, checkout, choose, take};
 use crate::config::Config;
 use crate::remote::{self, Progress, Remotes, Session};
-use crate::store::{ForkTotals, SnapshotRow, Store};
+use crate::store::{ForkTotals, Store};
 
 /// Below this many files a bar would only flicker.
 const WORTH_A_BAR: usize = 200;
@@ -27,16 +27,16 @@ pub fn run(config: &Config, place: Place, from: &From, toolchain: &str, inv: &In
         return Ok(Answer::NotEmpty);
     }
     let remotes = Remotes::new(Arc::clone(&store));
-    let session = match &config.remote {
-        Some(settings) => remotes.session(settings).inspect_err(|e| tracing::warn!("no remote: {e:#}")).ok(),
-        None => None,
-    };
+    let session = remotes.session_if_any(config.remote.as_ref());
     let row = match from {
         From::Named(name) => choose::named(&store, name)?,
-        From::Best => match best(&store, session.as_deref(), &place, toolchain, inv)? {
-            Some(row) => row,
-            None => return Ok(Answer::Nothing),
-        },
+        From::Best => {
+            let elsewhere = session.as_deref().map(|session| (session, inv));
+            match remote::best(&store, elsewhere, &place, &checkout::about(&place), toolchain)? {
+                Some(row) => row,
+                None => return Ok(Answer::Nothing),
+            }
+        }
     };
     let _in_use = store.in_use()?;
     let (snapshot, listing) = take::load(&store, &row)?;
@@ -53,19 +53,6 @@ pub fn run(config: &Config, place: Place, from: &From, toolchain: &str, inv: &In
     let Plan { fresh, stale, saved_ms, bytes, .. } = plan;
     store.note_fork(&row.id, &place.target, &ForkTotals { forks: 1, fresh, saved_ms, bytes: 0 })?;
     Ok(Answer::Forked(Report { id: row.id, fresh, stale, saved_ms, bytes }))
-}
-
-fn best(
-    store: &Store,
-    session: Option<&Session>,
-    place: &Place,
-    toolchain: &str,
-    inv: &Invocation,
-) -> Result<Option<SnapshotRow>> {
-    let about = checkout::about(place);
-    let here = choose::best(store, place, &about, toolchain)?;
-    let Some(session) = session else { return Ok(here) };
-    Ok(remote::nearer(session, place, &about, toolchain, here.as_ref(), inv).or(here))
 }
 
 /// Real files need all their bytes here.

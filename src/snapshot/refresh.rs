@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kache_fs::RelPath;
 
 use super::fork::{label, run_dir, time, times};
@@ -41,8 +41,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
             unit.problem = "it was built after the snapshot".into();
         }
     }
-    let read =
-        |path: &RelPath| Ok(store.read_blob(&tree::file(listing, path).context("no such file")?.hash)?);
+    let read = |path: &RelPath| tree::read(store, listing, path);
     for at in renew::renew(&mut units, &snapshot.place, place, &read).into_keys() {
         // Only a fork writes fingerprints.
         units[at].problem =

@@ -131,12 +131,7 @@ fn store_file(store: &Store, path: &Path, meta: &fs::Metadata) -> Result<Hash> {
 pub fn take(store: &Store, listing: &Listing, place: &Place, about: &About) -> Result<SnapshotRow> {
     let _in_use = store.in_use()?;
     store.add_bytes(b"")?;
-    let read = |path: &RelPath| -> Result<Vec<u8>> {
-        match tree::file(listing, path) {
-            Some(file) => Ok(store.read_blob(&file.hash)?),
-            None => bail!("there is no {path}"),
-        }
-    };
+    let read = |path: &RelPath| tree::read(store, listing, path);
     let found = units::find(listing, &read, place);
     let names = names(store, listing, place)?;
     let units = judge(store, listing, place, found, &names)?;

@@ -138,6 +138,12 @@ pub fn file<'a>(listing: &'a Listing, path: &RelPath) -> Option<&'a File> {
     }
 }
 
+/// The bytes of a file.
+pub fn read(store: &Store, listing: &Listing, path: &RelPath) -> Result<Vec<u8>> {
+    let file = file(listing, path).with_context(|| format!("there is no {path}"))?;
+    Ok(store.read_blob(&file.hash)?)
+}
+
 /// What lies below a directory.
 pub fn below<'a>(listing: &'a Listing, dir: &'a RelPath) -> impl Iterator<Item = (&'a RelPath, &'a Item)> {
     use std::ops::Bound;

@@ -556,7 +556,10 @@ impl Compile {
 
     /// Arguments without cargo's wish for incremental compilation.
     pub fn args_without_incremental(&self) -> Vec<OsString> {
-        codegen_replaced(&self.args, b"incremental=", None)
+        rewritten(&self.args, &|flag, value| match flag {
+            Flag::Codegen if is_incremental(value) => Change::Drop,
+            _ => Change::Keep,
+        })
     }
 }
 
@@ -569,11 +572,36 @@ pub enum Flag {
     Source,
 }
 
-/// Arguments, with other values for some, or without them (`None`).
-pub(crate) fn rewritten(
-    args: &[OsString],
-    change: &dyn Fn(Flag, &OsStr) -> Option<OsString>,
-) -> Vec<OsString> {
+/// What becomes of one.
+pub(crate) enum Change {
+    Keep,
+    Drop,
+    /// Another value.
+    To(OsString),
+}
+
+/// The same arguments for a compile that puts its outputs and its incremental state elsewhere (`None`: where they say).
+pub(crate) fn relocated(args: &[OsString], out_dir: Option<&Path>, state: Option<&Path>) -> Vec<OsString> {
+    rewritten(args, &|flag, value| match (flag, out_dir, state) {
+        (Flag::OutDir, Some(dir), _) => Change::To(dir.into()),
+        (Flag::Codegen, _, Some(dir)) if is_incremental(value) => Change::To(incremental(dir)),
+        _ => Change::Keep,
+    })
+}
+
+/// Is this codegen option the one that says where incremental state is?
+pub(crate) fn is_incremental(value: &OsStr) -> bool {
+    value.as_bytes().starts_with(b"incremental=")
+}
+
+pub(crate) fn incremental(dir: &Path) -> OsString {
+    let mut value = OsString::from("incremental=");
+    value.push(dir);
+    value
+}
+
+/// Arguments of which some are others.
+pub(crate) fn rewritten(args: &[OsString], change: &dyn Fn(Flag, &OsStr) -> Change) -> Vec<OsString> {
     let mut out = Vec::with_capacity(args.len());
     let mut it = args.iter();
     while let Some(arg) = it.next() {
@@ -588,7 +616,11 @@ pub(crate) fn rewritten(
                 continue;
             }
             _ => {
-                out.extend(change(Flag::Source, arg));
+                match change(Flag::Source, arg) {
+                    Change::Keep => out.push(arg.clone()),
+                    Change::Drop => {}
+                    Change::To(new) => out.push(new),
+                }
                 continue;
             }
         };
@@ -605,31 +637,11 @@ pub(crate) fn rewritten(
                 continue;
             }
         };
-        if let Some(new) = value.and_then(|v| change(flag, v)) {
-            out.extend([spelled.into(), new]);
+        match value.map_or(Change::Keep, |v| change(flag, v)) {
+            Change::Keep => out.extend([Some(arg), separate].into_iter().flatten().cloned()),
+            Change::Drop => {}
+            Change::To(new) => out.extend([spelled.into(), new]),
         }
-    }
-    out
-}
-
-/// Arguments in which the codegen option that begins like `prefix` is another one, or gone.
-pub(crate) fn codegen_replaced(args: &[OsString], prefix: &[u8], with: Option<&OsStr>) -> Vec<OsString> {
-    let is = |value: &[u8]| value.starts_with(prefix);
-    let mut out = Vec::with_capacity(args.len());
-    let mut it = args.iter().peekable();
-    while let Some(arg) = it.next() {
-        let bytes = arg.as_bytes();
-        let short =
-            bytes.strip_prefix(b"-C").is_some_and(is) || bytes.strip_prefix(b"--codegen=").is_some_and(is);
-        let pair = matches!(bytes, b"-C" | b"--codegen") && it.peek().is_some_and(|v| is(v.as_bytes()));
-        if !pair && !short {
-            out.push(arg.clone());
-            continue;
-        }
-        if pair {
-            it.next();
-        }
-        out.extend(with.into_iter().flat_map(|with| [OsString::from("-C"), with.to_owned()]));
     }
     out
 }
@@ -702,10 +714,10 @@ mod tests {
         ];
         let c = parsed(&[&args[..], &more].concat()).unwrap();
         let rewritten = rewritten(&c.args, &|flag, value| match flag {
-            Flag::Source => Some("c.rs".into()),
-            Flag::OutDir => Some("o".into()),
-            Flag::Extern => None,
-            Flag::Codegen => Some(value.to_owned()),
+            Flag::Source => Change::To("c.rs".into()),
+            Flag::OutDir => Change::To("o".into()),
+            Flag::Extern => Change::Drop,
+            Flag::Codegen => Change::To(value.to_owned()),
         });
         let wanted = ["--crate-name=x", "c.rs", "--emit", "dep-info,link", "--error-format=json", "-g"];
         let more = ["--json=artifacts", "-C", "incremental=/i", "--out-dir", "o", "-L", "a.rs"];

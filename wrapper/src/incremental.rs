@@ -26,7 +26,7 @@ use std::process::{Command, Stdio};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Compile, Flag, Keyed, rewritten};
+use crate::args::{Change, Compile, Flag, Keyed, incremental, is_incremental, relocated, rewritten};
 use crate::cache::Invocation;
 use crate::compile::ACTIVE;
 use crate::hasher::Hasher;
@@ -109,15 +109,7 @@ fn state_dir(plan: &Plan) -> Option<PathBuf> {
 
 /// The command line of an edit that is compiled where cargo says.
 pub fn argv(plan: &Plan, cwd: &Path) -> Vec<OsString> {
-    let out_dir = relative_out_dir(plan, cwd);
-    let (driver, args) = plan.argv.split_at(plan.compile.driver.len());
-    let mut argv = driver.to_vec();
-    argv.extend(rewritten(args, &|flag, value| match flag {
-        Flag::Codegen if is_incremental(value) => state_dir(plan).map(|dir| incremental(&dir)),
-        Flag::OutDir => Some(out_dir.map_or_else(|| value.to_owned(), |rel| rel.as_os_str().to_owned())),
-        _ => Some(value.to_owned()),
-    }));
-    argv
+    relocated(&plan.argv, relative_out_dir(plan, cwd), state_dir(plan).as_deref())
 }
 
 fn relative_out_dir<'a>(plan: &'a Plan, cwd: &Path) -> Option<&'a Path> {
@@ -140,16 +132,6 @@ pub fn correct_dep_info(plan: &Plan, cwd: &Path) -> io::Result<()> {
         corrected.extend_from_slice(line);
     }
     fs::write(path, corrected)
-}
-
-fn is_incremental(value: &OsStr) -> bool {
-    value.as_bytes().starts_with(b"incremental=")
-}
-
-fn incremental(dir: &Path) -> OsString {
-    let mut value = OsString::from("incremental=");
-    value.push(dir);
-    value
 }
 
 /// Makes state from another checkout one of this. True if there was any that could be.
@@ -294,11 +276,11 @@ fn probe(plan: &Plan) -> io::Result<Option<Head>> {
     let is_program = !compile.test && compile.crate_types.iter().any(|t| t == "bin");
     fs::write(&source, if is_program { "fn main() {}\n" } else { "" })?;
     let args = rewritten(&plan.argv[compile.driver.len()..], &|flag, value| match flag {
-        Flag::Codegen if is_incremental(value) => Some(incremental(temp.path())),
-        Flag::OutDir => Some(temp.path().into()),
-        Flag::Extern => None,
-        Flag::Source => Some(source.clone().into()),
-        Flag::Codegen => Some(value.to_owned()),
+        Flag::Codegen if is_incremental(value) => Change::To(incremental(temp.path())),
+        Flag::OutDir => Change::To(temp.path().into()),
+        Flag::Extern => Change::Drop,
+        Flag::Source => Change::To(source.clone().into()),
+        Flag::Codegen => Change::Keep,
     });
     let mut command = Command::new(&compile.driver[0]);
     command.args(&compile.driver[1..]).args(args);

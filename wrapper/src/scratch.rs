@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Compile, codegen_replaced};
+use crate::args::{Compile, relocated};
 
 /// Where a compiler writes instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,24 +56,8 @@ pub fn is_plain(path: &[u8]) -> bool {
 
 impl Scratch {
     /// The command line with the directories of this one.
-    pub fn argv(&self, argv: &[OsString], out_dir: &Path) -> Vec<OsString> {
-        let mut argv = argv.to_vec();
-        if let Some(dir) = &self.incremental {
-            let mut option = OsString::from("incremental=");
-            option.push(dir);
-            argv = codegen_replaced(&argv, b"incremental=", Some(&option));
-        }
-        let mut was_out_dir = false;
-        for arg in &mut argv {
-            if was_out_dir && *arg == *out_dir {
-                *arg = self.out.clone().into();
-            } else if out_dir_argument(arg) == Some(out_dir.as_os_str().as_bytes()) {
-                *arg = "--out-dir=".into();
-                arg.push(&self.out);
-            }
-            was_out_dir = arg == "--out-dir";
-        }
-        argv
+    pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
+        relocated(argv, Some(&self.out), self.incremental.as_deref())
     }
 
     /// Text of the compiler as it would have been.
@@ -148,7 +132,7 @@ mod tests {
         let scratch = Scratch { out: "/s/1".into(), incremental: Some("/s/i".into()) };
         let compile =
             compile(&["-C", "incremental=/w/t/i", "--out-dir", "/w/t/deps", "-Ldependency=/w/t/deps"]);
-        let argv = scratch.argv(&compile.args, &compile.out_dir);
+        let argv = scratch.argv(&compile.args);
         let tail = ["-C", "incremental=/s/i", "--out-dir", "/s/1", "-Ldependency=/w/t/deps"];
         assert_eq!(argv[argv.len() - 5..], tail);
         let mut text = b"{\"artifact\":\"/s/1/libfoo.rmeta\"} /s/1/x".to_vec();
