@@ -61,6 +61,8 @@ pub(super) struct Hosted {
     pub(super) place: Mutex<Option<Place>>,
     /// [`Mount::names`] at the time of the last snapshot.
     pub(super) taken: Mutex<Option<u64>>,
+    /// Held while incremental state gets its link: state without one is removed.
+    pub(super) states: parking_lot::Mutex<()>,
     /// Who uses it.
     pub(super) owner: Mutex<Option<Owner>>,
 }
@@ -139,6 +141,7 @@ impl Engine {
             sealed: false.into(),
             place: Mutex::default(),
             taken: Mutex::default(),
+            states: parking_lot::Mutex::default(),
             owner: Mutex::default(),
         });
         self.pin(&hosted);

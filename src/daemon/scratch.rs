@@ -57,6 +57,7 @@ impl Engine {
     fn state_of(&self, dir: &Path, crate_name: &str) -> Result<PathBuf> {
         let (hosted, at) = self.inside(dir).context("incremental state is not in the mount")?;
         let all = states(self.cache_dir(), &hosted.dir);
+        let _alone = hosted.states.lock();
         let link = at.join(OsString::from(format!("{crate_name}-kache")));
         let before = hosted.mount().read_link(&link).ok().map(|t| PathBuf::from(OsString::from_vec(t)));
         if let Some(state) = before.as_ref().filter(|s| s.parent() == Some(&all) && s.is_dir()) {
@@ -72,7 +73,7 @@ impl Engine {
         }
         let content = Content::Symlink(made.path().as_os_str().as_bytes().to_vec());
         hosted.mount().place(&[Placement { path: link, content, mode: 0o777, mtime: None }])?;
-        hosted.sweep(self.cache_dir());
+        hosted.sweep_alone(self.cache_dir());
         Ok(made.keep())
     }
 
@@ -108,6 +109,11 @@ impl Engine {
 impl Hosted {
     /// Removes state to which no link leads any more.
     pub(super) fn sweep(&self, cache_dir: &Path) {
+        let _alone = self.states.lock();
+        self.sweep_alone(cache_dir);
+    }
+
+    fn sweep_alone(&self, cache_dir: &Path) {
         for dir in below(&states(cache_dir, &self.dir)) {
             let leads_here = link_to(&dir).is_some_and(|link| {
                 self.mount().read_link(&link).is_ok_and(|target| target == dir.as_os_str().as_bytes())

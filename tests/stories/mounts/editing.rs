@@ -8,6 +8,7 @@ use crate::support::{Checkout, World, by_root_and_user};
 by_root_and_user!(
     edits_are_made_beside_the_mount,
     an_edit_is_what_it_is_without_a_mount,
+    units_of_one_crate_begin_at_once,
     messages_name_the_target,
     cleaning_takes_the_state_along,
     an_unmount_brings_the_state_back,
@@ -89,6 +90,23 @@ fn an_edit_is_what_it_is_without_a_mount(world: World) {
     c.cargo("build").ok().all_hit();
     edited(&c, 1);
     assert!((names.map(|n| c.bytes(n)), depinfo(&c)) == mounted, "other bytes");
+}
+
+/// A library and its tests have one crate name, and so one directory for their state, which the first of them makes.
+fn units_of_one_crate_begin_at_once(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.cargo("test --no-run").ok();
+    for n in 0..8 {
+        for name in ["base", "app"] {
+            c.sh(&format!("rm -f target/debug/incremental/{name}-kache"));
+        }
+        c.edit(
+            "base/src/words.rs",
+            &if n == 0 { "hello".into() } else { format!("hi {}", n - 1) },
+            &format!("hi {n}"),
+        );
+        c.cargo("test --no-run").ok();
+    }
 }
 
 fn messages_name_the_target(world: World) {
