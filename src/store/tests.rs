@@ -256,6 +256,30 @@ fn the_stat_cache_sees_a_file_rewritten_in_place() {
     assert_ne!(b.store.hash_file(&path).unwrap().unwrap(), first, "same size, same mtime, other bytes");
 }
 
+/// A link changes a file's times, but not its bytes.
+#[test]
+fn a_file_may_be_linked_while_it_is_hashed() {
+    let b = Bench::new();
+    let path = b.file("library.rmeta", &vec![7; 8 << 20]);
+    let expected = *blake3::hash(&vec![7; 8 << 20]).as_bytes();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = b.root.join("other");
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::hard_link(&path, &other).unwrap();
+                fs::remove_file(&other).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        let hashes: Vec<_> = (0..30).map(|_| b.store.hash_file(&path)).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for hash in hashes {
+            assert_eq!(hash.unwrap(), Some(expected));
+        }
+    });
+}
+
 #[test]
 fn many_threads_publish_and_restore_one_key() {
     let b = Bench::new();
