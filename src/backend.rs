@@ -96,6 +96,15 @@ impl Backend {
         }
     }
 
+    /// Puts the crates that the compiler will read into its scratch directory. Returns the directories they are from.
+    pub fn gather(&self, plan: &Plan) -> cache::Result<Vec<PathBuf>> {
+        match self.ask(|| Body::Gather(Box::new(plan.clone())), LOOKUP_PATIENCE) {
+            Some(Response::Gathered(dirs)) => Ok(dirs),
+            Some(Response::Failed(why)) => Err(why.into()),
+            _ => Err("the daemon is gone".into()),
+        }
+    }
+
     /// Files that the compiler made elsewhere move to where cargo expects them.
     pub fn collect(&self, from: &Path, to: &Path, names: &[OsString]) -> cache::Result<()> {
         let request = || Body::Collect { from: from.to_owned(), to: to.to_owned(), names: names.to_vec() };

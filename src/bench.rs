@@ -71,17 +71,22 @@ fn remove(path: &Path) -> io::Result<()> {
 
 impl Bench {
     /// `None` when the plan has no scratch directory, or it cannot be made: the compiler writes where cargo says.
-    pub fn set_up(plan: &Plan) -> Option<Bench> {
-        let Scratch { out, incremental } = plan.scratch.clone()?;
-        let locked = Locked::make(&out).ok()??;
+    pub fn set_up(plan: &Plan, backend: &Backend) -> Option<Bench> {
+        let mut scratch = plan.scratch.clone()?;
+        let locked = Locked::make(&scratch.out).ok()??;
         locked.outlive().ok()?;
+        if scratch.incremental.is_some() {
+            match backend.gather(plan) {
+                Ok(dirs) => scratch.gathered = dirs,
+                Err(error) => tracing::debug!(%error, "crates are read where they are"),
+            }
+        }
         let out_dir = plan.compile.out_dir.clone();
-        let scratch = Scratch { out, incremental };
         Some(Bench { scratch, out_dir, shown: RefCell::default(), _locked: locked })
     }
 
-    pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
-        self.scratch.argv(argv)
+    pub fn argv(&self, argv: &[OsString], cwd: &Path) -> Vec<OsString> {
+        self.scratch.argv(argv, cwd)
     }
 
     pub fn correct(&self, text: &mut Vec<u8>) {

@@ -139,7 +139,7 @@ impl Action {
             Store::Edit => (plan, None),
         };
         unlink_shared_outputs(&plan);
-        let bench = Bench::set_up(&plan);
+        let bench = Bench::set_up(&plan, &self.backend);
         if bench.is_none() {
             plan.scratch = None;
         }
@@ -280,7 +280,7 @@ fn command(
     cwd: &Path,
 ) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
     let argv = match bench {
-        Some(bench) => bench.argv(&plan.argv),
+        Some(bench) => bench.argv(&plan.argv, cwd),
         None if plan.store == Store::Edit => incremental::argv(plan, cwd),
         None => plan.argv.clone(),
     };

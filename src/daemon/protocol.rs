@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 5");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 6");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -46,6 +46,8 @@ pub enum Body {
         plan: Box<Plan>,
         path: PathBuf,
     },
+    /// Put the crates that a compiler will read into its scratch directory.
+    Gather(Box<Plan>),
     /// Move files that a compiler made elsewhere (see [`kache_wrapper::scratch`]) to where they belong.
     Collect {
         from: PathBuf,
@@ -110,6 +112,7 @@ pub enum Response {
     ScriptLookup(ScriptLookup),
     News(bool),
     Finished(Finished),
+    Gathered(Vec<PathBuf>),
     Mounted {
         already: bool,
         files: u64,

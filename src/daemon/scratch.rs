@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use kache_fs::{Content, Placement, RelPath};
+use kache_wrapper::args::Compile;
 use kache_wrapper::lookup::{Plan, Store};
 use kache_wrapper::scratch::{Scratch, is_plain, is_possible};
 
@@ -50,7 +51,47 @@ impl Engine {
             },
             _ => None,
         };
-        Some(Scratch { out: home.join(plan.compile.stem()), incremental })
+        Some(Scratch::new(home.join(plan.compile.stem()), incremental))
+    }
+
+    /// Puts all crates that the compiler of this plan will read into its scratch directory. Returns the directories that
+    /// it need not look into any more.
+    pub(super) fn gather(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let mut scratch = plan.scratch.clone().context("it has no scratch directory")?;
+        if !scratch.out.starts_with(self.cache_dir().join("scratch")) {
+            bail!("{} is no scratch directory", scratch.out.display());
+        }
+        let files = plan.crates(self).map_err(anyhow::Error::from_boxed)?;
+        for dir in directories(&plan.compile) {
+            let there = || files.iter().filter(|file| file.parent() == Some(dir));
+            if there().any(|file| self.inside(file).is_none()) {
+                continue;
+            }
+            if plan.compile.search.iter().any(|(kind, searched)| searched == dir && kind != "dependency") {
+                bail!("{} is searched for other things, too", dir.display());
+            }
+            let to = scratch.crates(scratch.gathered.len());
+            fs::create_dir_all(&to)?;
+            for file in there() {
+                self.lend(file, &to.join(file.file_name().unwrap_or_default()))?;
+            }
+            scratch.gathered.push(dir.to_owned());
+        }
+        Ok(scratch.gathered)
+    }
+
+    /// Puts a file of a mount at a path beside the store, to be read.
+    fn lend(&self, file: &Path, to: &Path) -> Result<()> {
+        let (hosted, at) = self.inside(file).context("it is not in the mount")?;
+        let mount = hosted.mount();
+        let blob = mount.stat(&at)?.blob;
+        // That fetches a blob that is elsewhere.
+        let mut opened = mount.open_file(&at)?;
+        match blob {
+            Some(hash) => self.store.name_blob(hash.as_bytes(), to)?,
+            None => drop(io::copy(&mut opened, &mut fs::File::create_new(to)?)?),
+        }
+        Ok(())
     }
 
     /// The directory for a crate's incremental state, for which cargo says `dir`.
@@ -104,6 +145,19 @@ impl Engine {
         hosted.sealed.store(false, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Where a compile finds crates, in the order of its command line.
+fn directories(compile: &Compile) -> Vec<&Path> {
+    let searched = compile.search.iter().filter(|(kind, _)| kind == "dependency");
+    let direct = compile.externs.iter().filter_map(|file| file.parent());
+    let mut all: Vec<&Path> = Vec::new();
+    for dir in searched.map(|(_, dir)| dir.as_path()).chain(direct) {
+        if !all.contains(&dir) {
+            all.push(dir);
+        }
+    }
+    all
 }
 
 impl Hosted {

@@ -180,6 +180,10 @@ impl Server {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
             },
+            Body::Gather(plan) => match engine.gather(&plan) {
+                Ok(dirs) => Response::Gathered(dirs),
+                Err(error) => Response::Failed(format!("{error:#}")),
+            },
             Body::Collect { from, to, names } => match engine.collect(&from, &to, &names) {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(format!("{error:#}")),

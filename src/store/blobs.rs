@@ -365,6 +365,11 @@ impl Store {
         OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.blob_path(hash))
     }
 
+    /// Gives a blob one more name, on the same file system.
+    pub fn name_blob(&self, hash: &Hash, to: &Path) -> io::Result<()> {
+        fs::hard_link(self.blob_path(hash), to)
+    }
+
     /// Directory (open) and name of a blob that is about to be published by rename.
     pub fn blob_slot(&self, hash: &Hash) -> io::Result<(OwnedFd, std::ffi::OsString)> {
         let path = self.blob_path(hash);

@@ -104,7 +104,11 @@ fn the_first_edit_uses_the_incremental_state_of_the_donor() {
     let world = World::new();
     let donor = built(&world, "build");
     donor.edit("base/src/words.rs", "hello", "one");
-    donor.edit("app/src/main.rs", "native {}", "nativ {}");
+    donor.edit("app/src/main.rs", "fn main() {", "mod extra;\n\nfn main() {\n    extra::extra();");
+    donor.write(
+        "app/src/extra.rs",
+        "pub fn extra() {\n    println!(\"extra {}\", std::env::args().count());\n}\n",
+    );
     donor.cargo("build").ok().only("edit", &["base lib", "app bin"]);
     let adopted = |run: &Run| run.events.iter().filter(|e| e.reason.contains("another checkout")).count();
     let forks = ["other", "another"].map(|name| {
@@ -116,17 +120,29 @@ fn the_first_edit_uses_the_incremental_state_of_the_donor() {
     });
     for other in &forks {
         other.cargo("build").ok().fresh();
-        other.edit("base/src/words.rs", "one", "two");
         other.sh("touch stamp");
+        // rustc agrees: what it has not compiled again is the donor's.
+        let reuses = |name: &str| {
+            let newest = format!(
+                "find -L target/debug/incremental -type d -path '*/{name}-*/s-*' -printf '%T@ %p\\n' | sort -n | tail -1"
+            );
+            let reused = format!(
+                "cd \"$({newest} | cut -d' ' -f2)\" && find . -name '*.o' ! -newer \"$OLDPWD/stamp\""
+            );
+            !other.sh(&reused).is_empty()
+        };
+        other.edit("app/src/main.rs", "native {}", "nativ {}");
+        let run = other.cargo("build").ok();
+        run.only("edit", &["app bin"]);
+        assert_eq!(adopted(&run), 1, "{}", run.account());
+        // Outside of mounts a program finds its crates in its own checkout, and rustc minds.
+        assert_eq!(reuses("app"), world.mounted());
+        other.edit("base/src/words.rs", "one", "two");
         let run = other.cargo("build").ok();
         run.only("edit", &["base lib", "app bin"]);
-        assert_eq!(adopted(&run), 2, "{}", run.account());
+        assert_eq!(adopted(&run), 1, "{}", run.account());
+        assert!(reuses("base"));
         assert!(other.prints("target/debug/app").contains("two"));
-        // rustc agrees: what it has not compiled again is the donor's.
-        let newest = "find -L target/debug/incremental -type d -path '*/base-*/s-*' -printf '%T@ %p\\n' | sort -n | tail -1";
-        let reused =
-            format!("cd \"$({newest} | cut -d' ' -f2)\" && find . -name '*.o' ! -newer \"$OLDPWD/stamp\"");
-        assert!(!other.sh(&reused).is_empty());
         // Its own from now on.
         other.edit("base/src/words.rs", "two", "three");
         let run = other.cargo("build").ok();

@@ -569,6 +569,7 @@ pub enum Flag {
     Codegen,
     OutDir,
     Extern,
+    Search,
     Source,
 }
 
@@ -632,6 +633,7 @@ pub(crate) fn rewritten(args: &[OsString], change: &dyn Fn(Flag, &OsStr) -> Chan
             b"C" | b"codegen" => (Flag::Codegen, "-C"),
             b"out-dir" => (Flag::OutDir, "--out-dir"),
             b"extern" => (Flag::Extern, "--extern"),
+            b"L" => (Flag::Search, "-L"),
             _ => {
                 out.extend([Some(arg), separate].into_iter().flatten().cloned());
                 continue;

@@ -280,7 +280,7 @@ fn probe(plan: &Plan) -> io::Result<Option<Head>> {
         Flag::OutDir => Change::To(temp.path().into()),
         Flag::Extern => Change::Drop,
         Flag::Source => Change::To(source.clone().into()),
-        Flag::Codegen => Change::Keep,
+        Flag::Codegen | Flag::Search => Change::Keep,
     });
     let mut command = Command::new(&compile.driver[0]);
     command.args(&compile.driver[1..]).args(args);

@@ -100,9 +100,16 @@ impl Answer for Lookup {
 
     fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
         match self {
-            Lookup::Miss(plan) => plan.closure.files(cache, &plan.compile),
+            Lookup::Miss(plan) => plan.crates(cache),
             _ => Ok(Vec::new()),
         }
+    }
+}
+
+impl Plan {
+    /// Files of all crates that the compiler will read.
+    pub fn crates(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
+        self.closure.files(cache, &self.compile)
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Compile, relocated};
+use crate::args::{Change, Compile, Flag, relocated, rewritten};
 
 /// Where a compiler writes instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Scratch {
     pub out: PathBuf,
     /// The directory for the unit's incremental state.
     pub incremental: Option<PathBuf>,
+    /// Directories whose crates the compiler reads in [`Scratch::crates`] instead. rustc remembers where it found a crate,
+    /// and generates all code again when that is elsewhere, as it is in another checkout.
+    pub gathered: Vec<PathBuf>,
 }
 
 /// Can the outputs of this compile be made elsewhere without a trace?
@@ -55,27 +58,49 @@ pub fn is_plain(path: &[u8]) -> bool {
 }
 
 impl Scratch {
-    /// The command line with the directories of this one.
-    pub fn argv(&self, argv: &[OsString]) -> Vec<OsString> {
-        relocated(argv, Some(&self.out), self.incremental.as_deref())
+    pub fn new(out: PathBuf, incremental: Option<PathBuf>) -> Scratch {
+        Scratch { out, incremental, gathered: Vec::new() }
+    }
+
+    /// The command line, as given in `cwd`, with the directories of this one.
+    pub fn argv(&self, argv: &[OsString], cwd: &Path) -> Vec<OsString> {
+        let argv = relocated(argv, Some(&self.out), self.incremental.as_deref());
+        if self.gathered.is_empty() {
+            return argv;
+        }
+        let crates_of = |dir: &Path| {
+            self.gathered.iter().position(|gathered| *gathered == cwd.join(dir)).map(|n| self.crates(n))
+        };
+        rewritten(&argv, &|flag, value| {
+            let (before, path) = match flag {
+                Flag::Extern | Flag::Search => split_last_path(value),
+                _ => return Change::Keep,
+            };
+            let elsewhere = match flag {
+                Flag::Search => crates_of(path),
+                _ => {
+                    path.parent().and_then(crates_of).zip(path.file_name()).map(|(dir, name)| dir.join(name))
+                }
+            };
+            elsewhere.map_or(Change::Keep, |path| {
+                let mut value = before.to_owned();
+                value.push(path);
+                Change::To(value)
+            })
+        })
+    }
+
+    /// Where the crates of the gathered directory `n` are.
+    pub fn crates(&self, n: usize) -> PathBuf {
+        self.out.join("crates").join(n.to_string())
     }
 
     /// Text of the compiler as it would have been.
     pub fn correct(&self, text: &mut Vec<u8>, out_dir: &Path) {
-        let (from, to) = (self.out.as_os_str().as_bytes(), out_dir.as_os_str().as_bytes());
-        let finder = memchr::memmem::Finder::new(from);
-        if finder.find(text).is_none() {
-            return;
+        for (n, dir) in self.gathered.iter().enumerate() {
+            replace_all(text, &self.crates(n), dir);
         }
-        let mut corrected = Vec::with_capacity(text.len());
-        let mut rest = text.as_slice();
-        while let Some(at) = finder.find(rest) {
-            corrected.extend_from_slice(&rest[..at]);
-            corrected.extend_from_slice(to);
-            rest = &rest[at + from.len()..];
-        }
-        corrected.extend_from_slice(rest);
-        *text = corrected;
+        replace_all(text, &self.out, out_dir);
     }
 
     /// Names of what lies there finished; dep-info says then what it would have said.
@@ -95,6 +120,30 @@ impl Scratch {
         }
         Ok(names)
     }
+}
+
+/// `[kind=]path`, with all that stands before the path.
+fn split_last_path(value: &OsStr) -> (&OsStr, &Path) {
+    let bytes = value.as_bytes();
+    let at = memchr::memchr(b'=', bytes).map_or(0, |at| at + 1);
+    (OsStr::from_bytes(&bytes[..at]), Path::new(OsStr::from_bytes(&bytes[at..])))
+}
+
+fn replace_all(text: &mut Vec<u8>, from: &Path, to: &Path) {
+    let (from, to) = (from.as_os_str().as_bytes(), to.as_os_str().as_bytes());
+    let finder = memchr::memmem::Finder::new(from);
+    if finder.find(text).is_none() {
+        return;
+    }
+    let mut replaced = Vec::with_capacity(text.len());
+    let mut rest = text.as_slice();
+    while let Some(at) = finder.find(rest) {
+        replaced.extend_from_slice(&rest[..at]);
+        replaced.extend_from_slice(to);
+        rest = &rest[at + from.len()..];
+    }
+    replaced.extend_from_slice(rest);
+    *text = replaced;
 }
 
 #[cfg(test)]
@@ -129,14 +178,58 @@ mod tests {
 
     #[test]
     fn command_line_and_text_change_places() {
-        let scratch = Scratch { out: "/s/1".into(), incremental: Some("/s/i".into()) };
+        let scratch = Scratch::new("/s/1".into(), Some("/s/i".into()));
         let compile =
             compile(&["-C", "incremental=/w/t/i", "--out-dir", "/w/t/deps", "-Ldependency=/w/t/deps"]);
-        let argv = scratch.argv(&compile.args);
+        let argv = scratch.argv(&compile.args, Path::new("/w"));
         let tail = ["-C", "incremental=/s/i", "--out-dir", "/s/1", "-Ldependency=/w/t/deps"];
         assert_eq!(argv[argv.len() - 5..], tail);
         let mut text = b"{\"artifact\":\"/s/1/libfoo.rmeta\"} /s/1/x".to_vec();
         scratch.correct(&mut text, &compile.out_dir);
         assert_eq!(text, b"{\"artifact\":\"/w/t/deps/libfoo.rmeta\"} /w/t/deps/x");
+    }
+
+    #[test]
+    fn gathered_crates_are_read_elsewhere() {
+        let mut scratch = Scratch::new("/s/1".into(), None);
+        scratch.gathered = vec!["/w/t/x/deps".into(), "/w/t/deps".into()];
+        let args = [
+            "--out-dir=/w/t/x/deps",
+            "-Ldependency=/w/t/x/deps",
+            "-L",
+            "dependency=/w/t/deps",
+            "-L",
+            "native=/w/t/build/n",
+            "--extern",
+            "a=/w/t/x/deps/liba.rlib",
+            "--extern=priv,noprelude:b=t/deps/libb.so",
+            "--extern",
+            "proc_macro",
+            "--extern",
+            "c=/elsewhere/libc.rlib",
+        ];
+        let argv = scratch.argv(&compile(&args).args, Path::new("/w"));
+        let expected = [
+            "--out-dir",
+            "/s/1",
+            "-L",
+            "dependency=/s/1/crates/0",
+            "-L",
+            "dependency=/s/1/crates/1",
+            "-L",
+            "native=/w/t/build/n",
+            "--extern",
+            "a=/s/1/crates/0/liba.rlib",
+            "--extern",
+            "priv,noprelude:b=/s/1/crates/1/libb.so",
+            "--extern",
+            "proc_macro",
+            "--extern",
+            "c=/elsewhere/libc.rlib",
+        ];
+        assert_eq!(argv[argv.len() - expected.len()..], expected);
+        let mut text = b"in /s/1/crates/1/libb.so: /s/1/y".to_vec();
+        scratch.correct(&mut text, Path::new("/w/t/x/deps"));
+        assert_eq!(text, b"in /w/t/deps/libb.so: /w/t/x/deps/y");
     }
 }
