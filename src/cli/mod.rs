@@ -87,7 +87,23 @@ enum Command {
     Completions(completions::Completions),
 }
 
+/// What a shell says of a program that SIGPIPE has ended.
+const BROKEN_PIPE: i32 = 128 + libc::SIGPIPE;
+
+/// `kache list | head` ends without a word, as other programs do.
+fn end_with_the_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let said = info.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to std") && said.contains("Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        report(info);
+    }));
+}
+
 pub fn run() -> ExitCode {
+    end_with_the_reader();
     let cli = Cli::parse();
     crate::log::to_stderr();
     match load().and_then(|config| dispatch(&cli.command, &config)) {

@@ -213,3 +213,15 @@ fn mistakes_on_the_command_line_are_explained() {
         assert!(said.contains(word), "kache {args}: {said}");
     }
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_trouble() {
+    let world = World::plain();
+    let c = world.project("project", &[("lib.rs", SOURCE)]);
+    let kache = world.kache_program();
+    let said = c.sh(&format!(
+        "{{ sleep 0.2; {} config 2>err || echo $? >status; }} | true; cat err status",
+        std::path::Path::new(kache).display()
+    ));
+    assert_eq!(said.trim(), "141");
+}
