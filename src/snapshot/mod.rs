@@ -17,7 +17,6 @@ pub mod fork;
 mod freshness;
 mod inputs;
 pub mod materialize;
-mod object;
 mod package;
 pub mod place;
 pub mod refresh;

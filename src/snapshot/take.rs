@@ -11,10 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use kache_fs::{Kind as FsKind, Mount, RelPath};
 use kache_wrapper::cache::{Cache, Sharing};
+use kache_wrapper::object;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::{IMMUTABLE, Inputs};
-use super::object;
 use super::place::{Base, Place};
 use super::tree::{self, File, Item, Listing};
 use super::units::{self, Found, Kind, Unit, Whole};

@@ -11,9 +11,9 @@ use crate::cache::{Cache, Dest, Entry, EntryKey, Invocation, Output, Publication
 use crate::compile::Ran;
 use crate::depinfo::{self, DepInfo};
 use crate::lookup::{Plan, Store};
-use crate::machine;
 use crate::prefixes::MARK;
 use crate::record::{Input, InputRecord};
+use crate::{machine, object};
 
 /// What became of a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,15 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         }
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
         plan.closure.remember(cache, compile, &ingested.hash)?;
-        for ((token, _), found) in all.iter().zip(&ingested.contains) {
+        let (plain, hidden) = ingested.contains.split_at(needles.len());
+        let contained = needles.iter().zip(plain).filter(|(_, found)| **found).map(|(needle, _)| *needle);
+        if compile.args.iter().any(|a| memchr::memmem::find(a.as_bytes(), b"remap-path-scope").is_some()) {
+            contained.for_each(|(token, _)| record.bind(token));
+        } else {
+            // The compiler's own debug information names no such path, and C's is as it was in the native libraries.
+            object::that_count(cache, &path, contained.collect())?.for_each(|token| record.bind(token));
+        }
+        for ((token, _), found) in packed.iter().zip(hidden) {
             if *found {
                 record.bind(*token);
             }

@@ -22,6 +22,7 @@ pub mod lookup;
 pub mod machine;
 mod macros;
 mod natives;
+pub mod object;
 mod prefixes;
 mod record;
 pub mod scratch;

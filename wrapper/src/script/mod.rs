@@ -456,7 +456,7 @@ pub fn finish(
     if changed_meanwhile(cache, script, &record, ran.started_ns)? {
         return unstored("an input changed while it ran");
     }
-    let mut stored = outputs::store(cache, &script.out_dir, found, &script.prefixes)?;
+    let mut stored = outputs::store(cache, &script.out_dir, found, &script.prefixes, !script.immutable)?;
     if tells_time(&ran.stdout, ran) || tells_time(&stored.read, ran) {
         return unstored("its output contains the time");
     }

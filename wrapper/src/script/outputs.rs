@@ -11,6 +11,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Content, Dest, Entry, Node, Output, Placement, Result, Sharing, TextOutput};
+use crate::object;
 use crate::prefixes::{self, MARK, Prefixes};
 
 /// Something in `OUT_DIR`.
@@ -136,8 +137,15 @@ pub struct Stored {
     pub read: Vec<u8>,
 }
 
-/// Makes blobs of what was found; texts that name paths of this machine become templates.
-pub fn store(cache: &dyn Cache, out_dir: &Path, found: &[Found], prefixes: &Prefixes) -> Result<Stored> {
+/// Makes blobs of what was found; texts that name paths of this machine become templates. `sources_move`: debuggers would
+/// look for sources in another checkout.
+pub fn store(
+    cache: &dyn Cache,
+    out_dir: &Path,
+    found: &[Found],
+    prefixes: &Prefixes,
+    sources_move: bool,
+) -> Result<Stored> {
     let mut stored = Stored::default();
     let needles: Vec<(char, &[u8])> =
         prefixes.iter().map(|p| (p.token, p.path.as_os_str().as_bytes())).collect();
@@ -174,10 +182,12 @@ pub fn store(cache: &dyn Cache, out_dir: &Path, found: &[Found], prefixes: &Pref
         // The next run of the script may write into it.
         let sharing = Sharing::Copy;
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
-        for ((token, _), contains) in needles.iter().zip(&ingested.contains) {
-            if *contains {
-                stored.bound.insert(*token);
-            }
+        let contained = needles.iter().zip(&ingested.contains).filter(|(_, found)| **found);
+        let contained: Vec<_> = contained.map(|(needle, _)| *needle).collect();
+        if sources_move {
+            stored.bound.extend(contained.iter().map(|(token, _)| *token));
+        } else {
+            stored.bound.extend(object::that_count(cache, &path, contained)?);
         }
         if file.packed || ingested.contains.last() == Some(&true) {
             stored.bound.extend(needles.iter().map(|(token, _)| *token));

@@ -4,8 +4,11 @@
 //! for a header where it was. A path anywhere else may be part of what the program does.
 
 use std::ops::Range;
+use std::path::Path;
 
 use memchr::memmem;
+
+use crate::cache::{Cache, Result};
 
 /// Is every occurrence of every needle inside of a debug section of ELF files (64 bits, little endian), be they alone
 /// or members of an archive?
@@ -15,6 +18,17 @@ pub fn only_in_debug(bytes: &[u8], needles: &[&[u8]]) -> bool {
         memmem::find_iter(bytes, needle)
             .all(|at| debug.iter().any(|range| range.contains(&at) && at + needle.len() <= range.end))
     })
+}
+
+/// Of tokens whose paths a file contains, those whose paths stand where a program or a compiler may read them.
+pub fn that_count(
+    cache: &dyn Cache,
+    file: &Path,
+    contained: Vec<(char, &[u8])>,
+) -> Result<impl Iterator<Item = char>> {
+    let bytes = if contained.is_empty() { None } else { cache.read(file)? };
+    let counts = move |needle: &[u8]| bytes.as_ref().is_none_or(|bytes| !only_in_debug(bytes, &[needle]));
+    Ok(contained.into_iter().filter(move |(_, needle)| counts(needle)).map(|(token, _)| token))
 }
 
 fn debug_ranges(bytes: &[u8]) -> Option<Vec<Range<usize>>> {
