@@ -719,7 +719,7 @@ mod tests {
             Flag::Source => Change::To("c.rs".into()),
             Flag::OutDir => Change::To("o".into()),
             Flag::Extern => Change::Drop,
-            Flag::Codegen => Change::To(value.to_owned()),
+            Flag::Codegen | Flag::Search => Change::To(value.to_owned()),
         });
         let wanted = ["--crate-name=x", "c.rs", "--emit", "dep-info,link", "--error-format=json", "-g"];
         let more = ["--json=artifacts", "-C", "incremental=/i", "--out-dir", "o", "-L", "a.rs"];
