@@ -12,6 +12,11 @@ const WORTH: u64 = 20;
 /// A frame that wants more memory than 2^25 bytes to be unpacked is not ours.
 const WINDOW_LOG: u32 = 25;
 
+/// Bytes that the packed form of a blob of so many has at most: zstd makes nothing longer by more than a little.
+pub fn longest(size: u64) -> u64 {
+    size.saturating_add(size / 128 + (64 << 10))
+}
+
 /// Writes a packed blob; compressed when that helps.
 ///
 /// # Errors
@@ -116,8 +121,7 @@ impl<'a> Unpacker<'a> {
 
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.received += bytes.len() as u64;
-        // zstd makes nothing longer by more than a little.
-        if self.received > self.size + self.size / 128 + (64 << 10) {
+        if self.received > longest(self.size) {
             return Err(Error::bad(&self.name, "it is longer than it should be"));
         }
         if let Inner::Waiting(checked) = &mut self.inner {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::message::{EntryObject, Manifest, RecordObject, SnapshotName, SnapshotObject};
 use crate::object::{self, Kind};
+use crate::parts::{PART, Parts};
 use crate::s3::{BodyFuture, Put, S3};
 use crate::sign::{Signer, Trust};
 use crate::{Error, Hash, Result, Settings, blob, hex};
@@ -28,7 +30,8 @@ const WORTH_ASKING: u64 = 16 << 10;
 const ENVELOPE: usize = 1024;
 
 pub struct Bucket {
-    s3: S3,
+    s3: Arc<S3>,
+    parts: Parts,
     settings: Settings,
     signer: Option<Signer>,
     trust: Trust,
@@ -82,8 +85,9 @@ impl Bucket {
         let mut trusted = settings.trusted_keys.clone();
         trusted.extend(signer.as_ref().map(Signer::public));
         let trust = Trust::new(&trusted, settings.require_signed)?;
-        let s3 = S3::connect(settings).await?;
-        Ok(Bucket { s3, settings: settings.clone(), signer, trust })
+        let s3 = Arc::new(S3::connect(settings).await?);
+        let parts = Parts::new(Arc::clone(&s3), settings.concurrency);
+        Ok(Bucket { s3, parts, settings: settings.clone(), signer, trust })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -213,7 +217,13 @@ impl Bucket {
             return Err(Error::bad(&name, format!("{size} bytes are too many")));
         }
         let mut unpacker = blob::Unpacker::new(&name, hash, size, to);
-        if !self.s3.get_into(&name, &mut |chunk| unpacker.feed(chunk)).await? {
+        let mut take = |bytes: &[u8]| unpacker.feed(bytes);
+        let found = if size > PART {
+            self.parts.get_into(&name, blob::longest(size), &mut take).await?
+        } else {
+            self.s3.get_into(&name, &mut take).await?
+        };
+        if !found {
             return Err(Error::Gone { name });
         }
         unpacker.finish()

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod http;
 mod message;
 pub mod object;
+mod parts;
 mod s3;
 mod settings;
 pub mod sign;

@@ -1,6 +1,7 @@
 //! Requests to an S3 server: time limits, retries, and errors in words.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_types::os_shim_internal::Env;
 
@@ -32,6 +34,9 @@ pub struct S3 {
     /// The server understands `If-None-Match: *`.
     conditional: AtomicBool,
 }
+
+/// Whoever takes the bytes of an object, piece by piece.
+pub type Take<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<()> + Send);
 
 /// What became of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,20 +134,39 @@ impl S3 {
     }
 
     /// Hands the bytes of an object over as they come. False: there is no such object.
-    pub async fn get_into(
+    pub async fn get_into(&self, name: &str, take: Take<'_>) -> Result<bool> {
+        match self.open(name, None, None).await? {
+            Some(answer) => self.read(answer.body, take).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Asks for an object, or some of its bytes, if it still is the one with this tag. `None`: there is none.
+    pub async fn open(
         &self,
         name: &str,
-        take: &mut (dyn FnMut(&[u8]) -> Result<()> + Send),
-    ) -> Result<bool> {
-        let sent = self.client.get_object().bucket(&self.bucket).key(self.key(name)).send().await;
-        let mut body = match sent {
-            Ok(answer) => answer.body,
-            Err(error) => return self.or_absent("read an object", error).map(|()| false),
+        bytes: Option<&Range<u64>>,
+        etag: Option<&str>,
+    ) -> Result<Option<GetObjectOutput>> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.key(name));
+        let request = request.set_range(bytes.map(|b| format!("bytes={}-{}", b.start, b.end - 1)));
+        let error = match request.set_if_match(etag.map(str::to_owned)).send().await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
         };
+        match error.raw_response().map(|r| r.status().as_u16()) {
+            Some(412) if etag.is_some() => Err(Error::bad(name, "it was replaced while it was read")),
+            Some(416) if bytes.is_some() => Err(Error::bad(name, "it is too short")),
+            _ => self.or_absent("read an object", error).map(|()| None),
+        }
+    }
+
+    /// Hands the bytes of an answer over as they come.
+    pub async fn read(&self, mut body: ByteStream, take: Take<'_>) -> Result<()> {
         loop {
             match tokio::time::timeout(self.timeout, body.next()).await {
                 Err(_) => return Err(self.timed_out()),
-                Ok(None) => return Ok(true),
+                Ok(None) => return Ok(()),
                 Ok(Some(Ok(chunk))) => take(&chunk)?,
                 Ok(Some(Err(_))) => {
                     return Err(Error::Unreachable {

@@ -259,3 +259,238 @@ fn credentials_come_from_the_given_environment() {
         assert!(bucket.put_entry(&entry(1)).await.is_ok());
     });
 }
+
+// ---- large blobs
+
+const PART: usize = 8 << 20;
+/// Parts that are read ahead at most.
+const AHEAD: usize = 4;
+
+/// Does not compress.
+fn noise(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Debug builds of a server are slow.
+fn patient(server: &Server) -> Settings {
+    Settings { timeout: Duration::from_secs(20), ..settings(server) }
+}
+
+/// A bucket that has a blob of two parts and a half, and nothing seen yet.
+async fn with_large_blob(server: &Server) -> (Bucket, Vec<u8>, Hash) {
+    let bucket = Bucket::connect(&patient(server)).await.unwrap();
+    let bytes = noise(2 * PART + PART / 2);
+    let (hash, _) = put(&bucket, &bytes).await.unwrap();
+    server.seen();
+    (bucket, bytes, hash)
+}
+
+/// What was asked for, in the order of the parts.
+fn ranges(server: &Server) -> Vec<String> {
+    let mut ranges: Vec<String> = server.seen().into_iter().map(|s| s.range).collect();
+    ranges.sort_by_key(|r| (r.len(), r.clone()));
+    ranges
+}
+
+#[test]
+fn a_large_blob_comes_in_parts_at_the_same_time() {
+    let server = Server::start();
+    run(async {
+        let bucket = Bucket::connect(&patient(&server)).await.unwrap();
+        let bytes = noise(5 * PART);
+        let (hash, _) = put(&bucket, &bytes).await.unwrap();
+        server.seen();
+        server.misbehave(Fault::Together(AHEAD));
+        assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+        let expected: Vec<String> = (0..6)
+            .map(|n| format!("bytes={}-{}", n * PART, ((n + 1) * PART).min(5 * PART + 13) - 1))
+            .collect();
+        assert_eq!(ranges(&server), expected);
+    });
+}
+
+#[test]
+fn a_blob_that_is_large_when_unpacked_takes_as_many_requests_as_it_has_parts_when_packed() {
+    let server = Server::start();
+    run(async {
+        let bucket = Bucket::connect(&patient(&server)).await.unwrap();
+        let half = [noise(PART + PART / 2), vec![0; PART]].concat();
+        for (bytes, requests) in [(&half, 2), (&vec![0; 4 * PART], 1)] {
+            let (hash, sent) = put(&bucket, bytes).await.unwrap();
+            assert!(sent < bytes.len() as u64);
+            server.seen();
+            assert!(&get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+            assert_eq!(server.seen().len(), requests);
+        }
+    });
+}
+
+#[test]
+fn a_blob_that_is_not_large_is_asked_for_as_a_whole() {
+    let server = Server::start();
+    run(async {
+        let bucket = Bucket::connect(&patient(&server)).await.unwrap();
+        let bytes = noise(PART);
+        let (hash, _) = put(&bucket, &bytes).await.unwrap();
+        server.seen();
+        assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+        assert_eq!(ranges(&server), [""]);
+    });
+}
+
+#[test]
+fn several_large_blobs_read_no_more_ahead_than_one() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        let others = [noise(2 * PART), noise(3 * PART)];
+        for other in &others {
+            put(&bucket, other).await.unwrap();
+        }
+        let all = |bucket: Bucket| {
+            let bucket = std::sync::Arc::new(bucket);
+            let gets = [&bytes, &others[0], &others[1]].map(|bytes| {
+                let (bucket, bytes) = (std::sync::Arc::clone(&bucket), bytes.clone());
+                tokio::spawn(async move {
+                    let hash = *blake3::hash(&bytes).as_bytes();
+                    assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+                })
+            });
+            async move {
+                for get in gets {
+                    get.await.unwrap();
+                }
+            }
+        };
+        server.misbehave(Fault::Latency(Duration::from_millis(50)));
+        server.busiest();
+        all(bucket).await;
+        let busiest = server.busiest();
+        assert!(busiest <= 3 + AHEAD, "{busiest} requests at the same time");
+
+        let one = Settings { concurrency: 1, ..patient(&server) };
+        let one = Bucket::connect(&one).await.unwrap();
+        assert!(get(&one, &hash, bytes.len()).await.unwrap() == bytes);
+        assert_eq!(server.busiest(), 1);
+    });
+}
+
+#[test]
+fn a_server_without_ranges_sends_large_blobs_as_a_whole() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        server.misbehave(Fault::NoRanges);
+        assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+        assert_eq!(server.seen().len(), 1);
+
+        // Or it forgets about them.
+        server.misbehave_at("bytes=8388608-", Fault::NoRanges);
+        assert!(matches!(get(&bucket, &hash, bytes.len()).await, Err(Error::Bad { .. })));
+    });
+}
+
+#[test]
+fn a_weak_tag_is_no_condition() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        server.misbehave(Fault::Header("etag", "W/\"weak\""));
+        assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_part_that_breaks_off_is_asked_for_once_more_from_there() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        // The part that is taken as it comes, and one that was read ahead.
+        for (part, end) in [("bytes=0-", "-8388607"), ("bytes=8388608-", "-16777215")] {
+            server.misbehave_at(part, Fault::Truncate);
+            assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+            let ranges = ranges(&server);
+            let again = ranges.iter().filter(|r| r.ends_with(end) && !r.starts_with(part)).count();
+            assert!(ranges.len() == 4 && again == 1, "{ranges:?}");
+        }
+        let less_patient = Settings { timeout: Duration::from_secs(3), ..settings(&server) };
+        let less_patient = Bucket::connect(&less_patient).await.unwrap();
+        server.misbehave_at("bytes=8388608-", Fault::StallInBody);
+        assert!(get(&less_patient, &hash, bytes.len()).await.unwrap() == bytes);
+
+        // Once, and not again.
+        server.seen();
+        server.misbehave(Fault::Truncate);
+        assert!(matches!(get(&bucket, &hash, bytes.len()).await, Err(Error::Unreachable { .. })));
+        assert_eq!(ranges(&server).iter().filter(|r| r.ends_with("-8388607")).count(), 2);
+    });
+}
+
+/// Only a later part tells that it is not true.
+const LESS: Fault = Fault::Header("content-range", "bytes 0-8388607/20971532");
+
+#[test]
+fn one_part_that_is_wrong_is_an_error() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        let hasty = Bucket::connect(&settings(&server)).await.unwrap();
+        for part in ["bytes=0-", "bytes=16777216-"] {
+            for fault in [
+                Fault::Status(500, "InternalError"),
+                Fault::Status(403, "AccessDenied"),
+                Fault::Status(404, "NoSuchKey"),
+                Fault::Status(416, "InvalidRange"),
+                Fault::Reset,
+                Fault::Stall,
+                Fault::Shorten,
+                Fault::Lengthen,
+                Fault::Corrupt,
+                Fault::Header("content-range", "bytes 0-8388607/30000000"),
+                LESS,
+                Fault::Header("content-range", "bytes 0-8388607/18446744073709551615"),
+                Fault::Header("content-range", "bytes 8388608-16777215/20971534"),
+                Fault::Header("content-range", "bytes 16777216-16777216/20971533"),
+                Fault::Header("content-range", "bytes 0-0/20971533"),
+                Fault::Header("content-range", "bytes 0-0/0"),
+                Fault::Header("content-range", "bytes 0-8388607/*"),
+                Fault::Header("content-range", "none"),
+            ] {
+                server.misbehave_at(part, fault);
+                server.seen();
+                let bucket = if fault == Fault::Stall { &hasty } else { &bucket };
+                let error = get(bucket, &hash, bytes.len()).await.expect_err("a blob");
+                let as_expected = match fault {
+                    Fault::Status(403, _) => matches!(error, Error::Denied { .. }),
+                    Fault::Status(404, _) => matches!(error, Error::Gone { .. }),
+                    Fault::Status(500, _) => matches!(error, Error::Server { .. }),
+                    Fault::Reset => matches!(error, Error::Unreachable { .. }),
+                    Fault::Stall => matches!(error, Error::TimedOut { .. }),
+                    Fault::Shorten | Fault::Lengthen => error.to_string().contains("a part of it is"),
+                    _ => matches!(error, Error::Bad { .. }),
+                };
+                assert!(as_expected, "{part}: {fault:?}: {error:?}");
+                if part == "bytes=0-" && matches!(fault, Fault::Header(..)) && fault != LESS {
+                    assert_eq!(server.seen().len(), 1, "{fault:?}");
+                }
+            }
+        }
+        server.misbehave(Fault::None);
+        assert!(get(&bucket, &hash, bytes.len()).await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_blob_is_never_made_of_two_objects() {
+    let server = Server::start();
+    run(async {
+        let (bucket, bytes, hash) = with_large_blob(&server).await;
+        server.misbehave(Fault::Replace);
+        match get(&bucket, &hash, bytes.len()).await {
+            Err(Error::Bad { how, .. }) => assert_eq!(how, "it was replaced while it was read"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
