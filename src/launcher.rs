@@ -13,9 +13,8 @@ use crate::snapshot::place::Place;
 
 /// First argument of the role that a launcher asks for.
 pub const ROLE: &str = "--run-build-script";
-/// How a launcher begins.
-const HEADER: &[u8] =
-    b"#!/bin/sh\n# Runs a build script through kache, or as it is when kache is not there.\n";
+/// The second line of a launcher, by which it is known. The first names a shell.
+const MARKER: &[u8] = b"# Runs a build script through kache, or as it is when kache is not there.\n";
 
 /// Moves a build script that was just compiled aside and puts a launcher in its place.
 pub fn install(program: &Path) -> io::Result<()> {
@@ -48,7 +47,8 @@ pub fn replace_by_program(program: &Path) -> io::Result<()> {
 /// Cargo runs a hard link with another name in the same directory, so the program is found by the directory.
 fn text(real: &Path, kache: &Path) -> Vec<u8> {
     let name = PathBuf::from(real.file_name().unwrap_or_default());
-    let mut text = HEADER.to_vec();
+    let mut text = first_line();
+    text.extend(MARKER);
     text.extend(b"real=\"${0%/*}\"/");
     text.extend(quoted(&name));
     text.extend(b"\n[ -e \"$real\" ] || real=");
@@ -65,15 +65,24 @@ fn text(real: &Path, kache: &Path) -> Vec<u8> {
 
 /// A launcher of another checkout, as it would be here; `None` for any other text.
 pub fn moved(text: &[u8], from: &Place, to: &Place) -> Option<Vec<u8>> {
-    if !text.starts_with(HEADER) {
+    let rest = &text[memchr::memchr(b'\n', text)? + 1..];
+    if !text.starts_with(b"#!") || !rest.starts_with(MARKER) {
         return None;
     }
-    let mut text = from.translate(text, to)?;
+    let mut text = first_line();
+    text.extend(from.translate(rest, to)?);
     let kache = std::env::current_exe().ok().filter(|path| path.exists())?;
     let start = memchr::memmem::find(&text, b"\nkache=")? + b"\nkache=".len();
     let end = start + memchr::memchr(b'\n', &text[start..])?;
     text.splice(start..end, quoted(&kache));
     Some(text)
+}
+
+/// Scripts read variables like `CC_x86_64-unknown-linux-musl`, and dash and busybox hand on none whose names they could
+/// not use themselves. `-p`: bash runs nothing that the environment asks it to.
+fn first_line() -> Vec<u8> {
+    let bash = ["/bin/bash", "/usr/bin/bash"].into_iter().find(|path| Path::new(path).exists());
+    bash.map_or("#!/bin/sh\n".to_owned(), |bash| format!("#!{bash} -p\n")).into_bytes()
 }
 
 fn quoted(path: &Path) -> Vec<u8> {
@@ -127,7 +136,7 @@ mod tests {
         let program = script(dir.path(), "build_script_build-1", "real");
         install(&program).unwrap();
         assert_eq!(std::fs::read(script::real_program(&program)).unwrap(), b"real");
-        assert!(std::fs::read(&program).unwrap().starts_with(b"#!/bin/sh\n"));
+        assert!(std::fs::read(&program).unwrap().starts_with(&first_line()));
         replace_by_program(&program).unwrap();
         assert_eq!(std::fs::read(&program).unwrap(), b"real");
     }

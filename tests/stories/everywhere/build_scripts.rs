@@ -363,6 +363,39 @@ fn many_at_once_run_it_once() {
     all.iter().for_each(|p| p.says("one-a hello 32 here"));
 }
 
+/// Scripts put names together of a prefix and a target (`CC_x86_64-unknown-linux-musl`), of features (`c++17`), …
+#[test]
+fn variables_that_a_shell_could_not_name_reach_the_script() {
+    let world = World::new();
+    let c = world.project(
+        "project",
+        &[
+            ("Cargo.toml", "[package]\nname = \"app\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[features]\n\"c++17\" = []\n"),
+            (
+                "build.rs",
+                "fn main() {\n    println!(\"cargo:rerun-if-env-changed=CFLAGS_story-target\");\n    \
+                 let var = |name: &str| std::env::var(name).unwrap_or(\"unset\".into());\n    \
+                 println!(\"cargo:rustc-env=SAID={} {}\", var(\"CFLAGS_story-target\"), var(\"CARGO_FEATURE_C++17\"));\n}\n",
+            ),
+            ("src/main.rs", "fn main() {\n    println!(\"{}\", env!(\"SAID\"));\n}\n"),
+        ],
+    );
+    let says = |c: &Checkout, args: &str, text: &str| {
+        c.cargo(&format!("build {args}")).ok();
+        assert_eq!(c.prints("target/debug/app"), format!("{text}\n"));
+    };
+    let with = |value: &str| c.env("CFLAGS_story-target", value);
+    says(&with("one"), "--features c++17", "one 1");
+    says(&with("two"), "", "two unset");
+    c.clean();
+    says(&with("one"), "", "one unset");
+    c.clean();
+    says(&with("two"), "", "two unset");
+    // Without kache, too.
+    c.sh("rm target/debug/deps/*");
+    says(&with("three").without_env("RUSTC_WRAPPER"), "", "three unset");
+}
+
 #[test]
 fn random_changes_never_give_a_stale_result() {
     let world = World::new();
