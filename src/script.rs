@@ -93,7 +93,7 @@ impl Run {
 
     fn miss(&self, plan: ScriptPlan) -> ! {
         let (plan, claim) = self.claim(plan);
-        let watch = Watch::begin(&plan.script);
+        let watch = Watch::begin(&plan.script, &self.inv);
         let Ok(ran) = compile::run_script(&self.inv.argv) else {
             self.pass("the build script cannot be started")
         };

@@ -397,6 +397,26 @@ fn variables_that_a_shell_could_not_name_reach_the_script() {
 }
 
 #[test]
+fn who_writes_into_what_another_script_left_always_runs() {
+    let world = World::new();
+    let p = Project::new(&world, "project");
+    p.c.edit(
+        "app/make.rs",
+        "note(\"app\");",
+        "note(\"app\"); std::fs::write(std::env::var(\"DEP_STORY_ROOT\").unwrap() + \"/deep/more\", \"\").unwrap();",
+    );
+    p.builds(&["app", "sys"]);
+    p.c.clean();
+    p.builds(&["app"]);
+    p.c.sh("test -e target/debug/build/story-sys-*/out/deep/more");
+    let events = p.events().join("\n");
+    assert!(
+        events.contains("unstored app it changed") && events.contains("more outside of OUT_DIR"),
+        "{events}"
+    );
+}
+
+#[test]
 fn random_changes_never_give_a_stale_result() {
     let world = World::new();
     let p = Project::new(&world, "project");

@@ -355,8 +355,20 @@ impl Script {
 
     /// What scripts of dependencies left, when their metadata names a path: cargo would run this one again after them.
     fn add_dependencies(&self, h: &mut Hasher, cache: &dyn Cache, inv: &Invocation) -> Result<()> {
-        let Some(target) = self.prefixes.get(TARGET) else { return Ok(()) };
         let prefixes = self.prefixes.known();
+        for path in self.dependencies(inv) {
+            h.field("library", &self.prefixes.template_path(path));
+            match tree::normal_state(cache, path, &prefixes)? {
+                Some(state) => h.field("content", &state.hash),
+                None => h.field("content", &cache.hash_file(path)?.unwrap_or_default()),
+            };
+        }
+        Ok(())
+    }
+
+    /// Files and directories that scripts of dependencies left and name in their metadata.
+    fn dependencies<'a>(&self, inv: &'a Invocation) -> Vec<&'a Path> {
+        let Some(target) = self.prefixes.get(TARGET) else { return Vec::new() };
         let build = target.join("build");
         let paths: BTreeSet<&Path> = inv
             .env
@@ -365,18 +377,9 @@ impl Script {
             .map(|(_, value)| Path::new(value))
             .filter(|path| path.starts_with(&build) && *path != build)
             .collect();
-        for path in &paths {
-            // The whole of which it is a part is there already.
-            if path.ancestors().skip(1).any(|up| paths.contains(up)) {
-                continue;
-            }
-            h.field("library", &self.prefixes.template_path(path));
-            match tree::normal_state(cache, path, &prefixes)? {
-                Some(state) => h.field("content", &state.hash),
-                None => h.field("content", &cache.hash_file(path)?.unwrap_or_default()),
-            };
-        }
-        Ok(())
+        // The whole of which one is a part is there already.
+        let is_part = |path: &Path| path.ancestors().skip(1).any(|up| paths.contains(up));
+        paths.iter().copied().filter(|path| !is_part(path)).collect()
     }
 
     fn restore(&self, cache: &dyn Cache, key: EntryKey, entry: Entry) -> Option<ScriptLookup> {

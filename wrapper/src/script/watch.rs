@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Script;
+use crate::cache::Invocation;
 
 /// Looking at more files than this would take longer than it is worth.
 const MAX_FILES: usize = 20_000;
@@ -14,36 +15,38 @@ type State = (u64, u64, i64);
 
 /// What lies around a script before it runs.
 pub struct Watch {
-    package: PathBuf,
+    /// What scripts of dependencies left, and the package.
+    places: Vec<PathBuf>,
     target: Option<PathBuf>,
     before: BTreeMap<PathBuf, State>,
 }
 
 impl Watch {
-    pub fn begin(script: &Script) -> Watch {
-        let package = script.package.clone();
+    pub fn begin(script: &Script, inv: &Invocation) -> Watch {
+        let mut places: Vec<PathBuf> = script.dependencies(inv).into_iter().map(Path::to_owned).collect();
+        places.push(script.package.clone());
         let target = script.prefixes.get(crate::prefixes::TARGET).and_then(Path::parent).map(Path::to_owned);
-        let before = look(&package, target.as_deref());
-        Watch { package, target, before }
+        let before = look(&places, target.as_deref());
+        Watch { places, target, before }
     }
 
     /// Something that appeared, changed or went meanwhile.
     pub fn changed(&self) -> Option<PathBuf> {
-        let now = look(&self.package, self.target.as_deref());
+        let now = look(&self.places, self.target.as_deref());
         let changed = now.iter().find(|(path, state)| self.before.get(*path) != Some(*state));
         let gone = || self.before.keys().find(|path| !now.contains_key(*path));
         changed.map(|(path, _)| path).or_else(gone).cloned()
     }
 }
 
-fn look(package: &Path, target: Option<&Path>) -> BTreeMap<PathBuf, State> {
+fn look(places: &[PathBuf], target: Option<&Path>) -> BTreeMap<PathBuf, State> {
     let mut found = BTreeMap::new();
-    let mut todo = vec![package.to_owned()];
+    let mut todo = places.to_vec();
     while let Some(dir) = todo.pop() {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let entries: Vec<_> = entries.flatten().collect();
         let has = |name: &str| entries.iter().any(|e| e.file_name() == name);
-        if dir != package && has("Cargo.toml") || has("CACHEDIR.TAG") {
+        if !places.contains(&dir) && has("Cargo.toml") || has("CACHEDIR.TAG") {
             continue;
         }
         for entry in entries {
