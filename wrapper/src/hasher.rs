@@ -74,7 +74,8 @@ impl Trace {
                 self.parts.push((format!("argument {text}"), [0; 8]));
             }
             "content" | "value" | "unset" => self.parts.push((self.subject.clone(), digest(value))),
-            "extern" | "crate" | "library" | "macro-env" | "env" | "key-env" | "extra" | "link-file" => {
+            "extern" | "crate" | "library" | "macro-env" | "env" | "key-env" | "extra" | "link-file"
+            | "program" => {
                 self.subject = format!("{tag} {}", String::from_utf8_lossy(value));
             }
             _ => self.parts.push((tag.to_owned(), digest(value))),

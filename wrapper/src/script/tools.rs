@@ -5,7 +5,7 @@
 //! versions of the packages that bring such things count as well.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -127,8 +127,8 @@ pub fn add_to_key(
 ) -> Result<()> {
     let mut programs: BTreeSet<&OsStr> = habits.programs.iter().map(OsStr::new).collect();
     programs.extend(environment::named_programs(inv));
-    let cross = cross_compilers(inv);
-    programs.extend(cross.iter().map(OsStr::new));
+    let cross = cross_compilers(cache, inv);
+    programs.extend(cross.iter().map(OsString::as_os_str));
     for program in programs {
         h.field("program", program.as_bytes());
         let Some(path) = exec::resolve(cache, inv, program)? else { continue };
@@ -150,26 +150,35 @@ pub fn add_to_key(
     Ok(())
 }
 
-/// Compilers that scripts look for by the target's name.
-fn cross_compilers(inv: &Invocation) -> Vec<String> {
+/// Compilers that scripts look for by the target's name. Which prefix a target has is a table in each of them
+/// (`thumbv7em-none-eabihf`: `arm-none-eabi-gcc`), so everything counts that may be meant.
+fn cross_compilers(cache: &dyn Cache, inv: &Invocation) -> BTreeSet<OsString> {
+    const TOOLS: &[&str] = &["gcc", "g++", "cc", "c++", "clang", "clang++", "ar", "ranlib"];
     let text = |name: &str| inv.var(name).and_then(OsStr::to_str).unwrap_or_default();
     let (host, target) = (text("HOST"), text("TARGET"));
     if host == target || target.is_empty() {
-        return Vec::new();
+        return BTreeSet::new();
     }
-    let parts: Vec<&str> = target.split('-').collect();
-    let without_vendor =
-        parts.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, p)| *p).collect::<Vec<_>>().join("-");
-    let mut names = vec!["musl-gcc".to_owned(), "clang".to_owned()];
-    for prefix in [target, &without_vendor] {
-        names.extend(["gcc", "g++", "ar", "ranlib"].map(|tool| format!("{prefix}-{tool}")));
+    let family = if target.starts_with("thumb") { "arm" } else { target };
+    let may_be_meant = |name: &OsStr| {
+        let (prefix, tool) = name.to_str().and_then(|n| n.rsplit_once('-')).unwrap_or_default();
+        TOOLS.contains(&tool) && prefix.chars().next() == family.chars().next()
+    };
+    let dirs = std::env::split_paths(inv.var("PATH").unwrap_or_default());
+    let names = dirs.flat_map(|dir| cache.list_dir(&inv.cwd.join(dir)).unwrap_or_default());
+    let mut found: BTreeSet<OsString> = names.filter(|name| may_be_meant(name)).collect();
+    found.extend(["musl-gcc", "clang", "llvm-ar"].map(OsString::from));
+    let linker = text("RUSTC_LINKER").strip_suffix("-gcc").unwrap_or_default();
+    for prefix in [text("CROSS_COMPILE").trim_end_matches('-'), linker].into_iter().filter(|p| !p.is_empty())
+    {
+        found.extend(TOOLS.iter().map(|tool| format!("{prefix}-{tool}").into()));
     }
-    names
+    found
 }
 
 fn is_c_compiler(program: &OsStr) -> bool {
     let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
-    ["cc", "c++", "gcc", "g++"].iter().any(|c| name.ends_with(c))
+    ["cc", "c++", "gcc", "g++"].iter().any(|c| name.ends_with(c)) && !name.ends_with("-clang++")
 }
 
 /// What a compiler driver runs and links by itself. Asked once per driver, remembered as a fact.
@@ -310,6 +319,7 @@ fn pkg_config_files(cache: &dyn Cache, inv: &Invocation) -> Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Disk;
 
     #[test]
     fn words_give_habits_away() {
@@ -336,9 +346,26 @@ mod tests {
 
     #[test]
     fn cross_compilers_are_named_by_the_target() {
-        let env = [("HOST", "x86_64-unknown-linux-gnu"), ("TARGET", "aarch64-unknown-linux-gnu")];
-        let env = env.map(|(k, v)| (k.into(), v.into())).to_vec();
-        let inv = Invocation { argv: vec![], cwd: "/".into(), env };
-        assert!(cross_compilers(&inv).contains(&"aarch64-linux-gnu-gcc".to_owned()));
+        let dir = tempfile::tempdir().unwrap();
+        for name in
+            ["arm-none-eabi-gcc", "aarch64-linux-gnu-g++", "x86_64-w64-mingw32-gcc", "arm-none-eabi-gdb"]
+        {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let found = |target: &str, more: &[(&str, &str)]| {
+            let env = [("HOST", "x86_64-unknown-linux-gnu"), ("TARGET", target)];
+            let mut env: Vec<_> = env.iter().chain(more).map(|(k, v)| (k.into(), v.into())).collect();
+            env.push(("PATH".into(), dir.path().into()));
+            cross_compilers(&Disk, &Invocation { argv: vec![], cwd: "/".into(), env })
+        };
+        let has = |target: &str, name: &str| found(target, &[]).contains(OsStr::new(name));
+        assert!(has("aarch64-unknown-linux-gnu", "aarch64-linux-gnu-g++"));
+        assert!(has("thumbv7em-none-eabihf", "arm-none-eabi-gcc"));
+        assert!(has("x86_64-pc-windows-gnu", "x86_64-w64-mingw32-gcc"));
+        assert!(!has("thumbv7em-none-eabihf", "arm-none-eabi-gdb"));
+        assert!(!has("x86_64-pc-windows-gnu", "arm-none-eabi-gcc"));
+        assert!(found("x86_64-unknown-linux-gnu", &[]).is_empty());
+        let named = found("armv7-unknown-linux-gnueabihf", &[("CROSS_COMPILE", "/opt/x/bin/my-")]);
+        assert!(named.contains(OsStr::new("/opt/x/bin/my-gcc")));
     }
 }
