@@ -40,16 +40,25 @@ pub fn add_named_files(h: &mut Hasher, cache: &dyn Cache, inv: &Invocation, comp
     if let Some(target) = compile.target.as_deref().filter(|t| t.as_bytes().ends_with(b".json")) {
         values.push(target);
     }
-    for value in values {
-        for piece in value.as_bytes().split(|b| matches!(b, b',' | b'=' | b' ' | b'@')) {
-            for candidate in
-                [Some(piece), piece.strip_prefix(b"-T")].into_iter().flatten().filter(|p| !p.is_empty())
-            {
-                let path = inv.cwd.join(OsStr::from_bytes(candidate));
-                if cache.stat(&path)?.is_some_and(|id| !id.is_dir) {
-                    h.field("file", &cache.hash_file(&path)?.unwrap_or_default());
-                }
+    values.into_iter().try_for_each(|value| add_files_of(h, cache, inv, value))
+}
+
+/// Adds the content of files that flags or a variable name.
+pub fn add_files_of(h: &mut Hasher, cache: &dyn Cache, inv: &Invocation, value: &OsStr) -> Result<()> {
+    for piece in value.as_bytes().split(|b| matches!(b, b',' | b'=' | b' ' | b'@')) {
+        for candidate in
+            [Some(piece), piece.strip_prefix(b"-T")].into_iter().flatten().filter(|p| !p.is_empty())
+        {
+            let path = inv.cwd.join(OsStr::from_bytes(candidate));
+            if cache.stat(&path).ok().flatten().is_none_or(|id| id.is_dir) {
+                continue;
             }
+            match cache.hash_file(&path) {
+                Ok(hash) => h.field("file", &hash.unwrap_or_default()),
+                // A terminal, a socket, somebody else's file.
+                Err(_) if !path.is_file() || std::fs::File::open(&path).is_err() => continue,
+                Err(error) => return Err(error),
+            };
         }
     }
     Ok(())

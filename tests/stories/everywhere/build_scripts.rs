@@ -417,6 +417,28 @@ fn who_writes_into_what_another_script_left_always_runs() {
 }
 
 #[test]
+fn files_that_a_variable_names_count() {
+    let world = World::new();
+    let p = Project::new(&world, "project");
+    p.c.edit(
+        "sys/build.rs",
+        "std::env::var(\"STORY_WORD\").unwrap_or_default()",
+        "std::fs::read_to_string(std::env::var(\"STORY_WORD\").unwrap().split('=').last().unwrap()).unwrap()",
+    );
+    let file = world.root().join("word.txt");
+    p.c.sh(&format!("printf -- -one > {}", file.display()));
+    let c = p.c.env("STORY_WORD", format!("--word={}", file.display()));
+    p.builds_with(&c, &["app", "sys"]);
+    p.says("one-a-one hello 36 here");
+    p.c.clean();
+    p.builds_with(&c, &[]);
+    p.c.sh(&format!("printf -- -two > {}", file.display()));
+    p.c.clean();
+    p.builds_with(&c, &["app", "sys"]);
+    p.says("one-a-two hello 36 here");
+}
+
+#[test]
 fn random_changes_never_give_a_stale_result() {
     let world = World::new();
     let p = Project::new(&world, "project");

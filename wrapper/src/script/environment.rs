@@ -12,6 +12,7 @@ use crate::cache::{Cache, Invocation, Result};
 use crate::hasher::Hasher;
 use crate::key::RUSTC_ENV;
 use crate::macros;
+use crate::natives;
 use crate::prefixes::Prefixes;
 
 /// Set by cargo for each script. `OUT_DIR` and the like count as the paths that they are.
@@ -103,6 +104,9 @@ pub fn add_to_key(
     let read = others.into_iter().filter(|(name, _)| read.contains(&name.as_bytes().to_vec()));
     for (name, value) in set_by_cargo.into_iter().chain(read) {
         h.field("env", name.as_bytes()).field("value", &prefixes.normal(value));
+        if !cargo_sets(name) {
+            natives::add_files_of(h, cache, inv, value)?;
+        }
     }
     Ok(())
 }
