@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
 use crate::depinfo::DepInfo;
 use crate::hasher::Hasher;
+use crate::natives;
 use crate::prefixes::Prefixes;
 use crate::script::tree::{self, Which};
 
@@ -25,6 +26,8 @@ pub enum Input {
     Width,
     /// Files in a directory.
     Tree(Vec<u8>, Which),
+    /// The result was made for this machine's processor.
+    Cpu,
 }
 
 /// All inputs of one run.
@@ -52,6 +55,11 @@ impl InputRecord {
 
     pub fn bind(&mut self, token: char) {
         self.0.push(Input::Bound(token));
+        self.order();
+    }
+
+    pub fn depends_on_cpu(&mut self) {
+        self.0.push(Input::Cpu);
         self.order();
     }
 
@@ -128,6 +136,9 @@ impl InputRecord {
                     let Some(state) = tree::state(cache, &path, *which, prefixes)? else { return Ok(None) };
                     h.field("tree", template).field("which", &[*which as u8]).field("content", &state.hash);
                 }
+                Input::Cpu => {
+                    h.field("cpu", &natives::native_cpu().unwrap_or_default());
+                }
             }
         }
         Ok(Some(EntryKey(h.finish())))
@@ -180,6 +191,9 @@ impl InputRecord {
                         h.field("content", &state.hash);
                     }
                 }
+                Input::Cpu => {
+                    h.field("cpu", &natives::native_cpu().unwrap_or_default());
+                }
             }
             let mut short = [0; 8];
             short.copy_from_slice(&h.finish()[..8]);
@@ -231,6 +245,7 @@ impl Input {
             Input::Width => "the terminal's width changed".into(),
             Input::Tree(t, Which::All) => format!("files in {} changed", readable(t)),
             Input::Tree(..) => "files of the package changed".into(),
+            Input::Cpu => "the result is for another processor".into(),
         }
     }
 }

@@ -439,6 +439,32 @@ fn files_that_a_variable_names_count() {
 }
 
 #[test]
+fn what_was_made_for_this_processor_is_for_no_other() {
+    let world = World::new();
+    let p = Project::new(&world, "project");
+    let flags = "println!(\"cc -O3 -march=native -c x.c\");";
+    p.c.edit("sys/build.rs", "note(\"sys\");", &format!("note(\"sys\"); {flags}"));
+    // In a word, kache knows at once.
+    p.c.edit("sys/build.rs", "-march=native", "-march={}");
+    p.c.edit("sys/build.rs", "-c x.c\"", "-c x.c\", [\"nat\", \"ive\"].concat()");
+    p.builds(&["app", "sys"]);
+    p.c.clean();
+    p.builds(&[]);
+    // Only root can have another processor.
+    if nix::unistd::getuid().is_root() {
+        let cpu = world.root().join("cpuinfo");
+        std::fs::write(&cpu, "vendor_id\t: Story\nmodel\t: 1\n\n").unwrap();
+        crate::support::namespace::show_read_only(&cpu, "/proc/cpuinfo".as_ref());
+        p.c.clean();
+        p.builds(&["sys"]);
+        p.c.clean();
+        p.builds(&[]);
+        let why = p.c.kache_prints("why-miss story-sys");
+        assert!(why.contains("the result is for another processor"), "{why}");
+    }
+}
+
+#[test]
 fn random_changes_never_give_a_stale_result() {
     let world = World::new();
     let p = Project::new(&world, "project");

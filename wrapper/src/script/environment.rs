@@ -142,8 +142,14 @@ pub fn hides_paths(inv: &Invocation) -> bool {
 }
 
 /// Are compilers told to make code for the processor of this machine?
-pub fn is_for_this_cpu(inv: &Invocation) -> bool {
+pub fn wants_this_cpu(inv: &Invocation) -> bool {
     is_told(inv, &["=native"])
+}
+
+/// The same as what a script printed or left tells it: the flags may come from a `CMakeLists.txt`.
+pub fn is_for_this_cpu(text: &[u8]) -> bool {
+    const FLAGS: &[&str] = &["march=native", "mcpu=native", "mtune=native", "target-cpu=native"];
+    FLAGS.iter().any(|flag| memchr::memmem::find(text, flag.as_bytes()).is_some())
 }
 
 /// Is one of these flags in a variable that compilers listen to?

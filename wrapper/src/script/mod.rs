@@ -44,7 +44,7 @@ use crate::{key, machine, natives};
 pub const KIND: &str = "build-script-run";
 
 /// Changes whenever the recipe, the records or the entries of scripts change meaning.
-const RECIPE: &str = "script 1";
+const RECIPE: &str = "script 2";
 
 /// A file system stamps files with a clock that may be so much behind. Nanoseconds.
 const TICK: i64 = 20_000_000;
@@ -165,6 +165,7 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Resul
             Some(entry) => {
                 if let Some(hit) = script.restore(cache, key, entry) {
                     if let ScriptLookup::Hit { hit, .. } = &hit
+                        && !habits.depend_on_machine(inv)
                         && !machine::is_bound(bytes)
                     {
                         note_run(cache, &script.program, &hit.stdout)?;
@@ -327,7 +328,7 @@ impl Script {
             };
         }
         tools::add_to_key(h, cache, inv, habits, &self.prefixes)?;
-        if habits.machine || environment::is_for_this_cpu(inv) {
+        if habits.depend_on_machine(inv) {
             h.field("machine", &natives::machine().unwrap_or_default());
         }
         self.add_dependencies(h, cache, inv)
@@ -380,6 +381,11 @@ impl Script {
         // The whole of which one is a part is there already.
         let is_part = |path: &Path| path.ancestors().skip(1).any(|up| paths.contains(up));
         paths.iter().copied().filter(|path| !is_part(path)).collect()
+    }
+
+    fn depends_on_machine(&self, cache: &dyn Cache, inv: &Invocation) -> Result<bool> {
+        let Some(hash) = cache.hash_file(&self.program)? else { return Ok(true) };
+        Ok(Habits::of(cache, &self.program, &hash)?.depend_on_machine(inv))
     }
 
     fn restore(&self, cache: &dyn Cache, key: EntryKey, entry: Entry) -> Option<ScriptLookup> {
@@ -463,6 +469,11 @@ pub fn finish(
     if tells_time(&ran.stdout, ran) || tells_time(&stored.read, ran) {
         return unstored("its output contains the time");
     }
+    let texts = [&ran.stdout, &ran.stderr, &stored.read];
+    if texts.iter().any(|text| environment::is_for_this_cpu(text)) || found.iter().any(Found::is_of_configure)
+    {
+        record.depends_on_cpu();
+    }
     let stdout = outputs::template(&ran.stdout, &script.prefixes, &mut stored.bound);
     let stderr = outputs::template(&ran.stderr, &script.prefixes, &mut stored.bound);
     for prefix in script.prefixes.iter() {
@@ -472,7 +483,8 @@ pub fn finish(
             stored.bound.insert(prefix.token);
         }
     }
-    let is_movable = !machine::is_bound(&record.to_bytes()?)
+    let is_movable = !script.depends_on_machine(cache, inv)?
+        && !machine::is_bound(&record.to_bytes()?)
         && stored.bound.iter().all(|t| [TARGET, HOST, WORKSPACE, PACKAGE, CARGO_HOME].contains(t));
     if stored.bound.contains(&HOME) || stored.bound.contains(&AROUND) {
         stored.bound.insert(PACKAGE);

@@ -86,6 +86,11 @@ pub fn collect(out_dir: &Path) -> io::Result<Vec<Found>> {
 }
 
 impl Found {
+    /// Autoconf's `configure` looks at the machine, and leaves this when it has run.
+    pub fn is_of_configure(&self) -> bool {
+        Path::new(OsStr::from_bytes(&self.path)).file_name() == Some(OsStr::new("config.status"))
+    }
+
     fn bare(path: PathBuf) -> Found {
         let path = path.into_os_string().into_vec();
         Found { path, node: Node::File, link: Vec::new(), size: 0, changed_ns: i64::MAX, packed: false }

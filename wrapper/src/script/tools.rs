@@ -85,6 +85,11 @@ impl Habits {
         Ok(habits)
     }
 
+    /// Does a run depend on the processor, or on which machine and system this is?
+    pub fn depend_on_machine(&self, inv: &Invocation) -> bool {
+        self.machine || environment::wants_this_cpu(inv)
+    }
+
     pub fn known(cache: &dyn Cache, hash: &[u8; 32]) -> Result<Option<Habits>> {
         Ok(cache.fact(machine::HABITS, hash)?.and_then(|v| postcard::from_bytes(&v).ok()))
     }
