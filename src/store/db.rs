@@ -27,7 +27,7 @@ use super::lock;
 /// `PRAGMA user_version` of the schema below. A change of the schema appends a migration.
 pub const VERSION: i64 = 3;
 
-const CHECKPOINT_PAGES: u32 = 256;
+pub const CHECKPOINT_PAGES: u32 = 256;
 
 /// Step `i` takes a database from version `i` to `i + 1`.
 const MIGRATIONS: [&str; VERSION as usize] =

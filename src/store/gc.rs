@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{OptionalExtension, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::error::Result;
 use super::index::forget_entry;
-use super::{Hash, Store, lock, now_s};
+use super::{Hash, Store, db, lock, now_s};
 
 /// Entries or blobs removed while others wait.
 const BATCH: usize = 64;
@@ -25,6 +25,26 @@ const SPAWN_INTERVAL: i64 = 60;
 const SCAN_INTERVAL: i64 = 24 * 3600;
 /// Facts and file states that nobody has renewed for so long, in seconds.
 const FACT_AGE: i64 = 180 * 24 * 3600;
+
+/// Entries that are gone, and the blobs that they had.
+struct Forgotten {
+    entries: u64,
+    blobs: Vec<Hash>,
+}
+
+impl Forgotten {
+    fn of(tx: &Transaction, entries: &[i64]) -> rusqlite::Result<Forgotten> {
+        let mut blobs = Vec::new();
+        for id in entries {
+            let mut all = tx.prepare_cached("SELECT hash FROM entry_blobs WHERE entry = ?")?;
+            for hash in all.query_map([id], |row| row.get(0))? {
+                blobs.push(hash?);
+            }
+            forget_entry(tx, *id)?;
+        }
+        Ok(Forgotten { entries: entries.len() as u64, blobs })
+    }
+}
 
 /// What a collection did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -47,13 +67,18 @@ impl Store {
         self.remove_unneeded(&mut report, now_s() - ORPHAN_AGE)?;
         if self.blob_bytes()? > max_size {
             let target = max_size / 100 * TARGET_PERCENT;
+            let mut oldest = i64::MIN;
             while self.blob_bytes()? > target {
+                // What is forgotten had its time, and so had its blobs.
                 let forgotten = self.forget_old_snapshot()?;
-                let evicted = self.evict_oldest()?;
-                report.entries += evicted;
-                // Their blobs had their time.
-                self.remove_unneeded(&mut report, i64::MAX)?;
-                if evicted == 0 && !forgotten {
+                if forgotten {
+                    oldest = i64::MIN;
+                    self.remove_unneeded(&mut report, i64::MAX)?;
+                }
+                let evicted = self.evict_oldest(&mut oldest)?;
+                report.entries += evicted.entries;
+                self.remove(&mut report, &evicted.blobs)?;
+                if evicted.entries == 0 && !forgotten {
                     break;
                 }
             }
@@ -85,14 +110,13 @@ impl Store {
                     .prepare("SELECT id FROM entries WHERE ?1 IS NULL OR crate = ?1 LIMIT ?2")?
                     .query_map(params![crate_name, BATCH as i64], |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
-                for id in &ids {
-                    forget_entry(&tx, *id)?;
-                }
+                let forgotten = Forgotten::of(&tx, &ids)?;
                 tx.commit()?;
-                Ok(ids.len())
+                Ok(forgotten)
             })?;
-            report.entries += removed as u64;
-            if removed == 0 {
+            report.entries += removed.entries;
+            self.remove(&mut report, &removed.blobs)?;
+            if removed.entries == 0 {
                 break;
             }
         }
@@ -120,25 +144,25 @@ impl Store {
         Ok(true)
     }
 
-    /// Forgets some of the entries that were used longest ago, among those whose blobs nothing else holds: others
-    /// would give no room.
-    fn evict_oldest(&self) -> Result<u64> {
+    /// Forgets some of the entries that were used longest ago, but not before `oldest`, among those whose blobs nothing
+    /// else holds: others would give no room.
+    fn evict_oldest(&self, oldest: &mut i64) -> Result<Forgotten> {
         self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let ids: Vec<i64> = tx
+            let found: Vec<(i64, i64)> = tx
                 .prepare_cached(
-                    "SELECT entry FROM uses WHERE EXISTS (
+                    "SELECT entry, used FROM uses WHERE used >= ? AND EXISTS (
                          SELECT 1 FROM entry_blobs b WHERE b.entry = uses.entry
                          AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.hash = b.hash))
                      ORDER BY used LIMIT ?",
                 )?
-                .query_map([BATCH as i64], |row| row.get(0))?
+                .query_map([*oldest, BATCH as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<_>>()?;
-            for id in &ids {
-                forget_entry(&tx, *id)?;
-            }
+            let ids: Vec<i64> = found.iter().map(|(id, _)| *id).collect();
+            let forgotten = Forgotten::of(&tx, &ids)?;
             tx.commit()?;
-            Ok(ids.len() as u64)
+            *oldest = found.last().map_or(*oldest, |(_, used)| *used);
+            Ok(forgotten)
         })
     }
 
@@ -157,16 +181,36 @@ impl Store {
             if found.is_empty() {
                 return Ok(());
             }
-            let removed = self.set_aside_unneeded(&found)?;
-            for (path, disk) in &removed {
-                let _ = fs::remove_file(path);
-                report.blobs += 1;
-                report.bytes += *disk as u64;
-            }
-            if removed.is_empty() {
+            if !self.remove_some(report, &found)? {
                 return Ok(());
             }
         }
+    }
+
+    /// Removes those of these blobs that nobody needs.
+    fn remove(&self, report: &mut GcReport, blobs: &[Hash]) -> Result<()> {
+        for some in blobs.chunks(BATCH) {
+            let found: Vec<(Hash, i64)> = self.with(|conn| {
+                let mut disk = conn.prepare_cached("SELECT hash, disk FROM blobs WHERE hash = ?")?;
+                let mut row = |hash| disk.query_row([hash], |row| Ok((row.get(0)?, row.get(1)?))).optional();
+                some.iter().filter_map(|hash| row(hash).transpose()).collect()
+            })?;
+            self.remove_some(report, &found)?;
+        }
+        Ok(())
+    }
+
+    /// True if any was removed.
+    fn remove_some(&self, report: &mut GcReport, found: &[(Hash, i64)]) -> Result<bool> {
+        let removed = self.set_aside_unneeded(found)?;
+        // Waits for the disk, which nobody else has to.
+        self.with(|conn| conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))?;
+        for (path, disk) in &removed {
+            let _ = fs::remove_file(path);
+            report.blobs += 1;
+            report.bytes += *disk as u64;
+        }
+        Ok(!removed.is_empty())
     }
 
     /// Takes blobs out of the index and out of their places. Nobody restores or publishes meanwhile, so this must be
@@ -174,6 +218,7 @@ impl Store {
     fn set_aside_unneeded(&self, found: &[(Hash, i64)]) -> Result<Vec<(PathBuf, i64)>> {
         let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
         let removed = self.with(|conn| {
+            conn.pragma_update(None, "wal_autocheckpoint", 0)?;
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut removed = Vec::new();
             for (hash, disk) in found {
@@ -190,6 +235,7 @@ impl Store {
                 }
             }
             tx.commit()?;
+            conn.pragma_update(None, "wal_autocheckpoint", db::CHECKPOINT_PAGES)?;
             Ok(removed)
         })?;
         let aside = |(hash, disk): (Hash, i64)| {
