@@ -215,13 +215,11 @@ pub fn explain(
     let Some(old) = fact else { return Ok("its inputs changed".into()) };
     let record = InputRecord(old.iter().map(|(input, _)| input.clone()).collect());
     let now = record.values(cache, inv, prefixes)?;
-    let changed: Vec<String> = old
-        .iter()
-        .zip(&now)
-        .filter(|(old, now)| old.1 != now.1)
-        .take(3)
-        .map(|((input, _), _)| input.in_words())
-        .collect();
+    let changed = old.iter().zip(&now).filter(|(old, now)| old.1 != now.1);
+    let mut changed: Vec<String> = changed.map(|((input, _), _)| input.in_words()).collect();
+    // A result may be bound to several paths, which are side by side.
+    changed.dedup();
+    changed.truncate(3);
     Ok(if changed.is_empty() {
         "its inputs were not stored in this combination".into()
     } else {

@@ -317,6 +317,8 @@ fn a_path_in_a_binary_binds_it_to_its_place() {
     second.builds(&["app", "sys"]);
     let bytes = second.c.sh("cat target/debug/build/story-sys-*/out/binary");
     assert!(bytes.contains("/second/") && !bytes.contains("/first/"), "{bytes}");
+    let why = "miss story_sys the result contains the path of another checkout";
+    assert!(second.events().iter().any(|event| event == why), "{:?}", second.events());
 }
 
 #[test]
