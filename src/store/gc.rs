@@ -203,8 +203,11 @@ impl Store {
     /// True if any was removed.
     fn remove_some(&self, report: &mut GcReport, found: &[(Hash, i64)]) -> Result<bool> {
         let removed = self.set_aside_unneeded(found)?;
-        // Waits for the disk, which nobody else has to.
-        self.with(|conn| conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))?;
+        // A checkpoint waits for the disk, and so does the first commit after it. Nobody else has to.
+        self.with(|conn| {
+            conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            conn.execute("UPDATE meta SET value = value WHERE name = 'scanned'", [])
+        })?;
         for (path, disk) in &removed {
             let _ = fs::remove_file(path);
             report.blobs += 1;
