@@ -36,7 +36,7 @@ impl Engine {
         if !is_possible(&plan.compile) {
             return None;
         }
-        let home = self.cache_dir().join("scratch");
+        let home = home(self.cache_dir());
         let is_there = is_plain(home.as_os_str().as_bytes()) && fs::create_dir_all(&home).is_ok();
         if !is_there || !hosted.mount().is_beside(&home) {
             return None;
@@ -57,36 +57,34 @@ impl Engine {
     /// Puts all crates that the compiler of this plan will read into its scratch directory. Returns the directories that
     /// it need not look into any more.
     pub(super) fn gather(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
-        let mut scratch = plan.scratch.clone().context("it has no scratch directory")?;
-        if !scratch.out.starts_with(self.cache_dir().join("scratch")) {
-            bail!("{} is no scratch directory", scratch.out.display());
-        }
+        let scratch = plan.scratch.as_ref().context("it has no scratch directory")?;
+        self.check_scratch(&scratch.out)?;
         let files = plan.crates(self).map_err(anyhow::Error::from_boxed)?;
+        let mut gathered = Vec::new();
         for dir in directories(&plan.compile) {
-            let there = || files.iter().filter(|file| file.parent() == Some(dir));
-            if there().any(|file| self.inside(file).is_none()) {
+            let there = files.iter().filter(|file| file.parent() == Some(dir));
+            let Some(there) = there.map(|file| self.inside(file)).collect::<Option<Vec<_>>>() else {
                 continue;
-            }
+            };
             if plan.compile.search.iter().any(|(kind, searched)| searched == dir && kind != "dependency") {
                 bail!("{} is searched for other things, too", dir.display());
             }
-            let to = scratch.crates(scratch.gathered.len());
+            let to = scratch.crates(gathered.len());
             fs::create_dir_all(&to)?;
-            for file in there() {
-                self.lend(file, &to.join(file.file_name().unwrap_or_default()))?;
+            for (hosted, at) in there {
+                self.lend(&hosted, &at, &to.join(at.as_path().file_name().unwrap_or_default()))?;
             }
-            scratch.gathered.push(dir.to_owned());
+            gathered.push(dir.to_owned());
         }
-        Ok(scratch.gathered)
+        Ok(gathered)
     }
 
     /// Puts a file of a mount at a path beside the store, to be read.
-    fn lend(&self, file: &Path, to: &Path) -> Result<()> {
-        let (hosted, at) = self.inside(file).context("it is not in the mount")?;
+    fn lend(&self, hosted: &Hosted, at: &RelPath, to: &Path) -> Result<()> {
         let mount = hosted.mount();
-        let blob = mount.stat(&at)?.blob;
+        let blob = mount.stat(at)?.blob;
         // That fetches a blob that is elsewhere.
-        let mut opened = mount.open_file(&at)?;
+        let mut opened = mount.open_file(at)?;
         match blob {
             Some(hash) => self.store.name_blob(hash.as_bytes(), to)?,
             None => drop(io::copy(&mut opened, &mut fs::File::create_new(to)?)?),
@@ -126,12 +124,17 @@ impl Engine {
         is_ours && fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir())
     }
 
+    fn check_scratch(&self, dir: &Path) -> Result<()> {
+        if !dir.starts_with(home(self.cache_dir())) {
+            bail!("{} is no scratch directory", dir.display());
+        }
+        Ok(())
+    }
+
     /// Moves what a compiler has made into the mount.
     pub(super) fn collect(&self, from: &Path, to: &Path, names: &[OsString]) -> Result<()> {
         let (hosted, at) = self.inside(to).with_context(|| format!("{} is not mounted", to.display()))?;
-        if !from.starts_with(self.cache_dir().join("scratch")) {
-            bail!("{} is no scratch directory", from.display());
-        }
+        self.check_scratch(from)?;
         let placements: Vec<Placement> = names
             .iter()
             .map(|name| Placement {
@@ -181,7 +184,7 @@ impl Hosted {
 
 /// Removes what killed compilers have left.
 pub fn clear_away(cache_dir: &Path) {
-    for dir in below(&cache_dir.join("scratch")) {
+    for dir in below(&home(cache_dir)) {
         if let Ok(Some(_locked)) = Locked::take(&dir) {
             let _ = fs::remove_dir_all(dir);
         }
@@ -203,6 +206,10 @@ pub fn bring_back(cache_dir: &Path, dir: &Path) {
             }
         }
     }
+}
+
+fn home(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("scratch")
 }
 
 fn states(cache_dir: &Path, dir: &Path) -> PathBuf {

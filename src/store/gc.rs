@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::error::Result;
 use super::index::forget_entry;
@@ -26,19 +26,21 @@ const SCAN_INTERVAL: i64 = 24 * 3600;
 /// Facts and file states that nobody has renewed for so long, in seconds.
 const FACT_AGE: i64 = 180 * 24 * 3600;
 
-/// Entries that are gone, and the blobs that they had.
+/// Entries that are gone, and the blobs that they had, with what these take on disk.
 struct Forgotten {
     entries: u64,
-    blobs: Vec<Hash>,
+    blobs: Vec<(Hash, i64)>,
 }
 
 impl Forgotten {
     fn of(tx: &Transaction, entries: &[i64]) -> rusqlite::Result<Forgotten> {
         let mut blobs = Vec::new();
         for id in entries {
-            let mut all = tx.prepare_cached("SELECT hash FROM entry_blobs WHERE entry = ?")?;
-            for hash in all.query_map([id], |row| row.get(0))? {
-                blobs.push(hash?);
+            let mut all = tx.prepare_cached(
+                "SELECT hash, disk FROM entry_blobs JOIN blobs USING (hash) WHERE entry = ?",
+            )?;
+            for blob in all.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))? {
+                blobs.push(blob?);
             }
             forget_entry(tx, *id)?;
         }
@@ -178,9 +180,6 @@ impl Store {
                 .query_map(params![before, BATCH as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
             })?;
-            if found.is_empty() {
-                return Ok(());
-            }
             if !self.remove_some(report, &found)? {
                 return Ok(());
             }
@@ -188,20 +187,18 @@ impl Store {
     }
 
     /// Removes those of these blobs that nobody needs.
-    fn remove(&self, report: &mut GcReport, blobs: &[Hash]) -> Result<()> {
+    fn remove(&self, report: &mut GcReport, blobs: &[(Hash, i64)]) -> Result<()> {
         for some in blobs.chunks(BATCH) {
-            let found: Vec<(Hash, i64)> = self.with(|conn| {
-                let mut disk = conn.prepare_cached("SELECT hash, disk FROM blobs WHERE hash = ?")?;
-                let mut row = |hash| disk.query_row([hash], |row| Ok((row.get(0)?, row.get(1)?))).optional();
-                some.iter().filter_map(|hash| row(hash).transpose()).collect()
-            })?;
-            self.remove_some(report, &found)?;
+            self.remove_some(report, some)?;
         }
         Ok(())
     }
 
     /// True if any was removed.
     fn remove_some(&self, report: &mut GcReport, found: &[(Hash, i64)]) -> Result<bool> {
+        if found.is_empty() {
+            return Ok(false);
+        }
         let removed = self.set_aside_unneeded(found)?;
         // A checkpoint waits for the disk, and so does the first commit after it. Nobody else has to.
         self.with(|conn| {
@@ -222,24 +219,9 @@ impl Store {
         let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
         let removed = self.with(|conn| {
             conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut removed = Vec::new();
-            for (hash, disk) in found {
-                let needed: Option<i64> = tx
-                    .prepare_cached(
-                        "SELECT 1 WHERE EXISTS (SELECT 1 FROM entry_blobs WHERE hash = ?1)
-                         OR EXISTS (SELECT 1 FROM pins WHERE hash = ?1)",
-                    )?
-                    .query_row([hash], |row| row.get(0))
-                    .optional()?;
-                if needed.is_none() {
-                    tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
-                    removed.push((*hash, *disk));
-                }
-            }
-            tx.commit()?;
+            let removed = take_out(conn, found);
             conn.pragma_update(None, "wal_autocheckpoint", db::CHECKPOINT_PAGES)?;
-            Ok(removed)
+            removed
         })?;
         let aside = |(hash, disk): (Hash, i64)| {
             let temp = self.temp_path();
@@ -311,6 +293,27 @@ impl Store {
             spawn(program, &self.dir, self.max_size());
         }
     }
+}
+
+/// Takes those of these blobs that nobody needs out of the index.
+fn take_out(conn: &mut Connection, found: &[(Hash, i64)]) -> rusqlite::Result<Vec<(Hash, i64)>> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut removed = Vec::new();
+    for (hash, disk) in found {
+        let needed: Option<i64> = tx
+            .prepare_cached(
+                "SELECT 1 WHERE EXISTS (SELECT 1 FROM entry_blobs WHERE hash = ?1)
+                 OR EXISTS (SELECT 1 FROM pins WHERE hash = ?1)",
+            )?
+            .query_row([hash], |row| row.get(0))
+            .optional()?;
+        if needed.is_none() {
+            tx.execute("DELETE FROM blobs WHERE hash = ?", [hash])?;
+            removed.push((*hash, *disk));
+        }
+    }
+    tx.commit()?;
+    Ok(removed)
 }
 
 fn spawn(program: &Path, dir: &Path, max_size: u64) {

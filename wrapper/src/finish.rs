@@ -69,9 +69,11 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     let needles: Vec<(char, &[u8])> =
         plan.prefixes.iter().map(|p| (p.token, p.path.as_os_str().as_bytes())).collect();
     let packed: Vec<(char, Vec<u8>)> = if has_bitcode(plan) { packed_needles(&needles) } else { Vec::new() };
-    let all: Vec<(char, &[u8])> =
-        needles.iter().copied().chain(packed.iter().map(|(t, n)| (*t, n.as_slice()))).collect();
-    let patterns: Vec<&[u8]> = all.iter().map(|(_, n)| *n).collect();
+    let patterns: Vec<&[u8]> =
+        needles.iter().map(|(_, n)| *n).chain(packed.iter().map(|(_, n)| n.as_slice())).collect();
+    // Else the compiler's own debug information names no such path, and C's is as it was in the native libraries.
+    let debug_counts =
+        compile.args.iter().any(|a| memchr::memmem::find(a.as_bytes(), b"remap-path-scope").is_some());
 
     let native = compile.codegen("target-cpu") == Some(OsStr::new("native"));
     let mut stored = Vec::with_capacity(outputs.len());
@@ -85,12 +87,8 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
         plan.closure.remember(cache, compile, &ingested.hash)?;
         let (plain, hidden) = ingested.contains.split_at(needles.len());
-        let contained = needles.iter().zip(plain).filter(|(_, found)| **found).map(|(needle, _)| *needle);
-        if compile.args.iter().any(|a| memchr::memmem::find(a.as_bytes(), b"remap-path-scope").is_some()) {
-            contained.for_each(|(token, _)| record.bind(token));
-        } else {
-            // The compiler's own debug information names no such path, and C's is as it was in the native libraries.
-            object::that_count(cache, &path, contained.collect())?.for_each(|token| record.bind(token));
+        for token in object::bound_to(cache, &path, &needles, plain, debug_counts)? {
+            record.bind(token);
         }
         for ((token, _), found) in packed.iter().zip(hidden) {
             if *found {

@@ -90,8 +90,8 @@ pub fn words_of(bytes: &[u8]) -> Vec<u8> {
     macros::extract(bytes)
 }
 
-/// Is a result with this record one for a certain processor or certain paths only? Paths of the checkout and of cargo's packages do not count:
-/// who takes it elsewhere looks for them himself.
+/// Is a result with this record one for a certain processor or certain paths only? Paths of the checkout and of cargo's
+/// packages do not count: who takes it elsewhere looks for them himself.
 pub fn is_bound(record: &[u8]) -> bool {
     const FOUND: [char; 3] = [TARGET, WORKSPACE, CARGO_HOME];
     let binds = |input: &Input| match input {

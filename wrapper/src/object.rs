@@ -13,22 +13,33 @@ use crate::cache::{Cache, Result};
 /// Is every occurrence of every needle inside of a debug section of ELF files (64 bits, little endian), be they alone
 /// or members of an archive?
 pub fn only_in_debug(bytes: &[u8], needles: &[&[u8]]) -> bool {
-    let Some(debug) = debug_ranges(bytes) else { return false };
-    needles.iter().all(|needle| {
-        memmem::find_iter(bytes, needle)
-            .all(|at| debug.iter().any(|range| range.contains(&at) && at + needle.len() <= range.end))
-    })
+    debug_ranges(bytes).is_some_and(|debug| needles.iter().all(|needle| is_within(bytes, needle, &debug)))
 }
 
-/// Of tokens whose paths a file contains, those whose paths stand where a program or a compiler may read them.
-pub fn that_count(
+fn is_within(bytes: &[u8], needle: &[u8], ranges: &[Range<usize>]) -> bool {
+    memmem::find_iter(bytes, needle)
+        .all(|at| ranges.iter().any(|range| range.contains(&at) && at + needle.len() <= range.end))
+}
+
+/// Tokens whose paths a file contains (as `contains` says of each) where they count: anywhere if `debug_counts`, else
+/// where a program or a compiler may read them.
+pub fn bound_to(
     cache: &dyn Cache,
     file: &Path,
-    contained: Vec<(char, &[u8])>,
-) -> Result<impl Iterator<Item = char>> {
-    let bytes = if contained.is_empty() { None } else { cache.read(file)? };
-    let counts = move |needle: &[u8]| bytes.as_ref().is_none_or(|bytes| !only_in_debug(bytes, &[needle]));
-    Ok(contained.into_iter().filter(move |(_, needle)| counts(needle)).map(|(token, _)| token))
+    needles: &[(char, &[u8])],
+    contains: &[bool],
+    debug_counts: bool,
+) -> Result<Vec<char>> {
+    let mut contained: Vec<_> =
+        needles.iter().zip(contains).filter(|(_, found)| **found).map(|(needle, _)| *needle).collect();
+    if !debug_counts
+        && !contained.is_empty()
+        && let Some(bytes) = cache.read(file)?
+        && let Some(debug) = debug_ranges(&bytes)
+    {
+        contained.retain(|(_, needle)| !is_within(&bytes, needle, &debug));
+    }
+    Ok(contained.into_iter().map(|(token, _)| token).collect())
 }
 
 fn debug_ranges(bytes: &[u8]) -> Option<Vec<Range<usize>>> {

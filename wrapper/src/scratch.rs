@@ -72,15 +72,13 @@ impl Scratch {
             self.gathered.iter().position(|gathered| *gathered == cwd.join(dir)).map(|n| self.crates(n))
         };
         rewritten(&argv, &|flag, value| {
-            let (before, path) = match flag {
-                Flag::Extern | Flag::Search => split_last_path(value),
-                _ => return Change::Keep,
-            };
+            let (before, path) = split_kind(value);
             let elsewhere = match flag {
                 Flag::Search => crates_of(path),
-                _ => {
+                Flag::Extern => {
                     path.parent().and_then(crates_of).zip(path.file_name()).map(|(dir, name)| dir.join(name))
                 }
+                Flag::Codegen | Flag::OutDir | Flag::Source => None,
             };
             elsewhere.map_or(Change::Keep, |path| {
                 let mut value = before.to_owned();
@@ -123,7 +121,7 @@ impl Scratch {
 }
 
 /// `[kind=]path`, with all that stands before the path.
-fn split_last_path(value: &OsStr) -> (&OsStr, &Path) {
+fn split_kind(value: &OsStr) -> (&OsStr, &Path) {
     let bytes = value.as_bytes();
     let at = memchr::memchr(b'=', bytes).map_or(0, |at| at + 1);
     (OsStr::from_bytes(&bytes[..at]), Path::new(OsStr::from_bytes(&bytes[at..])))

@@ -187,13 +187,7 @@ pub fn store(
         // The next run of the script may write into it.
         let sharing = Sharing::Copy;
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
-        let contained = needles.iter().zip(&ingested.contains).filter(|(_, found)| **found);
-        let contained: Vec<_> = contained.map(|(needle, _)| *needle).collect();
-        if sources_move {
-            stored.bound.extend(contained.iter().map(|(token, _)| *token));
-        } else {
-            stored.bound.extend(object::that_count(cache, &path, contained)?);
-        }
+        stored.bound.extend(object::bound_to(cache, &path, &needles, &ingested.contains, sources_move)?);
         if file.packed || ingested.contains.last() == Some(&true) {
             stored.bound.extend(needles.iter().map(|(token, _)| *token));
         }
