@@ -105,14 +105,7 @@ impl Store {
 
     pub(super) fn publish_entry(&self, publication: &Publication) -> Result<()> {
         self.memory().entries.remove(&publication.key.0);
-        let pending = std::mem::take(&mut *self.pending());
-        let written = self.with(|conn| {
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            self.write(&tx, &pending)?;
-            insert_entry(&tx, publication, now_s())?;
-            tx.commit()
-        });
-        self.settle(pending, written)
+        self.flush_with(|tx| insert_entry(tx, publication, now_s()))
     }
 
     pub(super) fn find_blob(&self, hash: &Hash) -> Result<Option<BlobRow>> {
@@ -144,6 +137,8 @@ impl Store {
 
     /// Forgets a blob and every entry that needs it.
     pub(super) fn drop_blob(&self, hash: &Hash) -> Result<()> {
+        // A row that is on its way to the index would come back after it was deleted.
+        let _one = self.one_writer();
         self.pending().blobs.remove(hash);
         self.memory().blobs.remove(hash);
         let keys: Vec<Hash> = self.with(|conn| {

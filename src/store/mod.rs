@@ -69,6 +69,8 @@ pub struct Store {
     /// Connections that nobody uses right now.
     idle: Mutex<Vec<Connection>>,
     pending: Mutex<pending::Pending>,
+    /// Held from the taking of what is pending until it is in the index.
+    writing: Mutex<()>,
     memory: Mutex<memory::Memory>,
     /// Held shared while blobs are used, exclusively while some are removed.
     gc_lock: lock::Shared,
@@ -90,6 +92,7 @@ impl Store {
             boot: sys::boot_id(),
             idle: Mutex::new(vec![conn]),
             pending: Mutex::default(),
+            writing: Mutex::default(),
             memory: Mutex::default(),
             gc_lock: lock::Shared::new(dir.join("locks/gc.lock")),
             reflinks: Mutex::default(),
@@ -151,6 +154,10 @@ impl Store {
 
     fn pending(&self) -> MutexGuard<'_, pending::Pending> {
         lock(&self.pending)
+    }
+
+    fn one_writer(&self) -> MutexGuard<'_, ()> {
+        lock(&self.writing)
     }
 }
 

@@ -45,14 +45,33 @@ impl Pending {
 
 impl Store {
     /// Writes what has been learned since the last time. Dropping the store does it too.
+    ///
+    /// What another thread is writing at this moment is written, too, when this returns.
     pub fn flush(&self) -> Result<()> {
+        let _one = self.one_writer();
         let pending = std::mem::take(&mut *self.pending());
         if pending.is_empty() {
             return Ok(());
         }
+        self.write_with(pending, |_| Ok(()))
+    }
+
+    /// Writes what has been learned, and `more`, in one transaction.
+    pub(super) fn flush_with(&self, more: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
+        let _one = self.one_writer();
+        let pending = std::mem::take(&mut *self.pending());
+        self.write_with(pending, more)
+    }
+
+    fn write_with(
+        &self,
+        pending: Pending,
+        more: impl FnOnce(&Transaction) -> rusqlite::Result<()>,
+    ) -> Result<()> {
         let written = self.with(|conn| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             self.write(&tx, &pending)?;
+            more(&tx)?;
             tx.commit()
         });
         self.settle(pending, written)
@@ -72,7 +91,7 @@ impl Store {
     }
 
     /// After an attempt to write `pending`: lets the collector in again, or keeps the pins for the next attempt.
-    pub(super) fn settle(&self, pending: Pending, written: Result<()>) -> Result<()> {
+    fn settle(&self, pending: Pending, written: Result<()>) -> Result<()> {
         if pending.pins.is_empty() {
             return written;
         }
@@ -89,7 +108,7 @@ impl Store {
         written
     }
 
-    pub(super) fn write(&self, tx: &Transaction, pending: &Pending) -> rusqlite::Result<()> {
+    fn write(&self, tx: &Transaction, pending: &Pending) -> rusqlite::Result<()> {
         let now = now_s();
         if !pending.stats.is_empty() {
             let mut put = tx.prepare_cached(

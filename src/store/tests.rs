@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kache_wrapper::cache::{
-    Cache, Content, Dest, Entry, EntryKey, InvocationKey, LinkMode, Output, Placement, Publication, Sharing,
+    Cache, Content, Dest, Entry, EntryKey, Event, InvocationKey, LinkMode, Outcome, Output, Placement,
+    Publication, Sharing,
 };
 
 use super::*;
@@ -103,6 +104,34 @@ fn identical_bytes_are_kept_once() {
     let b = Bench::new();
     assert_eq!(b.publish(1, b"same"), b.publish(2, b"same"));
     assert_eq!((b.store.totals().unwrap().entries, b.store.totals().unwrap().blobs), (2, 1));
+}
+
+/// A report asks for a flush while the daemon's own is on its way.
+#[test]
+fn after_a_flush_everything_is_written_whoever_writes_it() {
+    let b = Bench::new();
+    let inv = kache_wrapper::cache::Invocation { argv: Vec::new(), env: Vec::new(), cwd: b.root.clone() };
+    let event = Event::of(&inv, Outcome::Miss, "crate", "lib", "", std::time::Duration::ZERO);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                b.store.flush().unwrap();
+            }
+        });
+        let reader = Connection::open(b.root.join("cache/index.db")).unwrap();
+        let mut missing = Vec::new();
+        for n in 1..=200 {
+            b.store.event(&event);
+            b.store.flush().unwrap();
+            let count: u32 = reader.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+            if count != n {
+                missing.push(n);
+            }
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(missing, [0; 0], "flushed and not in the index");
+    });
 }
 
 #[test]
