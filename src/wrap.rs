@@ -14,6 +14,7 @@ use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
 use kache_wrapper::incremental;
 use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
+use kache_wrapper::query::Answer;
 use kache_wrapper::script;
 
 use crate::backend::{self, Backend};
@@ -94,6 +95,7 @@ impl Action {
     fn run(self) -> ! {
         match self.backend.lookup(&self.inv, self.started.elapsed()) {
             Ok(Lookup::Hit(hit)) => self.hit(hit),
+            Ok(Lookup::Told(answer)) => self.tell(&answer),
             Ok(Lookup::Pass { reason }) => self.pass(&reason),
             Ok(Lookup::Miss(plan)) => self.miss(*plan),
             Err(error) => {
@@ -115,6 +117,16 @@ impl Action {
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
         compile::print(libc::STDERR_FILENO, &hit.stderr);
         self.backend.note_hit(&hit, &self.inv, self.started.elapsed());
+        std::process::exit(0)
+    }
+
+    fn tell(&self, answer: &Answer) -> ! {
+        if answer.reads_stdin && !compile::stdin_is_empty() {
+            self.pass("source on standard input");
+        }
+        compile::print(libc::STDOUT_FILENO, &answer.stdout);
+        compile::print(libc::STDERR_FILENO, &answer.stderr);
+        self.backend.close();
         std::process::exit(0)
     }
 

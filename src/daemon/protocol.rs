@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 6");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 7");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;

@@ -168,7 +168,7 @@ impl Server {
                                 engine.event(&hit.event(&inv, began.elapsed() + spent));
                             }
                             Lookup::Miss(plan) => plan.scratch = engine.scratch(plan),
-                            Lookup::Pass { .. } => {}
+                            Lookup::Pass { .. } | Lookup::Told(_) => {}
                         }
                         Response::Lookup(found)
                     }

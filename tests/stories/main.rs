@@ -17,6 +17,7 @@ mod everywhere {
     mod killed;
     mod macros;
     mod portable;
+    mod questions;
     mod random;
     mod shapes;
     mod warm;

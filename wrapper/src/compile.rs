@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -190,6 +190,17 @@ fn copy(
 fn pass_on(fd: RawFd, bytes: &[u8], kept: &mut Vec<u8>) {
     kept.extend_from_slice(bytes);
     print(fd, bytes);
+}
+
+/// Is there nothing to read on standard input, now and ever?
+pub fn stdin_is_empty() -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let null = std::fs::metadata("/dev/null");
+    let own = io::stdin().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    match (own, null) {
+        (Ok(own), Ok(null)) => own.file_type().is_char_device() && own.rdev() == null.rdev(),
+        _ => false,
+    }
 }
 
 /// Writes to one of our own standard streams. A closed one is no reason to stop the compile.

@@ -1,11 +1,12 @@
 //! Finding programs the way a shell would, and asking them small questions.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::cache::{Cache, Invocation, Result};
+use crate::compile::ACTIVE;
 
 /// The file that running `program` would execute.
 pub fn resolve(cache: &dyn Cache, inv: &Invocation, program: &OsStr) -> Result<Option<PathBuf>> {
@@ -24,16 +25,21 @@ pub fn resolve(cache: &dyn Cache, inv: &Invocation, program: &OsStr) -> Result<O
 
 /// Standard output of a program in the invocation's directory and environment; `None` when it fails.
 pub fn ask(inv: &Invocation, program: &Path, args: &[&OsStr]) -> Option<Vec<u8>> {
-    let output = Command::new(program)
-        .args(args)
-        .env_clear()
-        .envs(inv.env.iter().map(|(k, v)| (k, v)))
-        .current_dir(&inv.cwd)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = command(inv, program.as_os_str()).args(args).stderr(Stdio::null()).output().ok()?;
     output.status.success().then_some(output.stdout)
+}
+
+/// What a command does and prints there, with nothing on its standard input; `None` when it cannot be started.
+pub fn output(inv: &Invocation, argv: &[OsString]) -> Option<Output> {
+    let (program, args) = argv.split_first()?;
+    command(inv, program).args(args).output().ok()
+}
+
+fn command(inv: &Invocation, program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(inv.env.iter().map(|(k, v)| (k, v))).env(ACTIVE, "1");
+    command.current_dir(&inv.cwd).stdin(Stdio::null());
+    command
 }
 
 /// Trimmed text of an answer.

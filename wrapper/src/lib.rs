@@ -24,6 +24,7 @@ mod macros;
 mod natives;
 pub mod object;
 mod prefixes;
+pub mod query;
 mod record;
 pub mod scratch;
 pub mod script;

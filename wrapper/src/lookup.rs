@@ -17,6 +17,7 @@ use crate::hasher::Hasher;
 use crate::incremental;
 use crate::key::{self, Known};
 use crate::prefixes::Prefixes;
+use crate::query;
 use crate::record::{self, InputRecord};
 use crate::scratch::Scratch;
 use crate::script;
@@ -26,6 +27,8 @@ use crate::script;
 pub enum Lookup {
     /// Run the compiler untouched.
     Pass { reason: String },
+    /// It was a question; print this.
+    Told(query::Answer),
     /// Everything is in place; print this.
     Hit(Hit),
     /// Compile by this plan.
@@ -214,7 +217,13 @@ pub enum Store {
 pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Result<Lookup> {
     let compile = match args::parse(inv, &|path| cache.read(path).ok().flatten()) {
         Ok(compile) => *compile,
-        Err(reason) => return Ok(Lookup::Pass { reason: reason.to_owned() }),
+        Err(reason) => {
+            let answer = query::answer(cache, inv).unwrap_or_else(|error| {
+                tracing::debug!(%error, "the compiler has to be asked");
+                None
+            });
+            return Ok(answer.map_or(Lookup::Pass { reason: reason.to_owned() }, Lookup::Told));
+        }
     };
     if !settings.cache_executables && compile.is_product() {
         return Ok(Lookup::Pass { reason: "executables are not cached (cache_executables = false)".into() });

@@ -60,8 +60,7 @@ pub fn of(
     let mut h = Hasher::new("toolchain");
     let mut rustc = None;
     for word in driver {
-        let path = exec::resolve(cache, inv, word)?.ok_or("the compiler is not there")?;
-        let path = behind_rustup(cache, inv, path)?;
+        let path = program(cache, inv, word)?.ok_or("the compiler is not there")?;
         let hash = cache.hash_file(&path)?.ok_or("the compiler is not there")?;
         h.field("driver", &hash);
         rustc = Some(path);
@@ -74,6 +73,11 @@ pub fn of(
     h.field("version", about.version.as_bytes());
     h.field("libraries", &libraries(cache, &about, target)?);
     Ok(Toolchain { identity: h.finish(), about })
+}
+
+/// The file that a word of the driver stands for.
+pub fn program(cache: &dyn Cache, inv: &Invocation, word: &OsStr) -> Result<Option<PathBuf>> {
+    exec::resolve(cache, inv, word)?.map(|path| behind_rustup(cache, inv, path)).transpose()
 }
 
 fn about(cache: &dyn Cache, inv: &Invocation, rustc: &Path) -> Result<About> {
