@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::target::Target;
 use crate::config::Config;
-use crate::daemon::client::Client;
 use crate::daemon::mounts;
 use crate::daemon::protocol::{Body, Response};
+use crate::daemon::start;
 
 #[derive(Debug, Args)]
 pub struct Clean {
@@ -20,7 +20,7 @@ pub struct Clean {
 
 pub fn run(args: &Clean, config: &Config) -> Result<ExitCode> {
     let dir = args.target.absolute()?;
-    if let Some(mut client) = Client::connect(&config.cache_dir) {
+    if let Some(mut client) = start::running(config)? {
         match client
             .ask(Body::Clean { dir: dir.clone() }, Duration::from_secs(600))
             .context("the daemon does not answer")?

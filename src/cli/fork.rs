@@ -12,6 +12,7 @@ use super::target::Target;
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
+use crate::daemon::start;
 use crate::snapshot::place::Place;
 use crate::snapshot::{Answer, From, Report, Request, checkout};
 
@@ -57,7 +58,7 @@ pub fn run(args: &Fork, config: &Config) -> Result<ExitCode> {
 
 /// The daemon, if it hosts a mount of this directory.
 pub fn client_of(config: &Config, dir: &Path) -> Result<Option<Client>> {
-    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
+    let Some(mut client) = start::running(config)? else { return Ok(None) };
     match client.ask(Body::Mounts, PATIENCE).context("the daemon does not answer")? {
         Response::Mounts(mounts) => Ok(mounts.iter().any(|m| m.dir == dir).then_some(client)),
         other => bail!("unexpected answer from the daemon: {other:?}"),

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::config::Config;
-use crate::daemon::client::Client;
 use crate::daemon::mounts;
 use crate::daemon::protocol::{Body, MountInfo, Response};
+use crate::daemon::start;
 
 #[derive(Debug, Args)]
 pub struct Mounts {
@@ -19,7 +19,7 @@ pub struct Mounts {
 }
 
 pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
-    let mut mounts = match Client::connect(&config.cache_dir) {
+    let mut mounts = match start::running(config)? {
         None => Vec::new(),
         Some(mut client) => {
             match client.ask(Body::Mounts, Duration::from_secs(10)).context("the daemon does not answer")? {

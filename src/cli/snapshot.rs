@@ -10,8 +10,8 @@ use super::fork::{PATIENCE, about_trees, here, place};
 use super::format;
 use super::target::Target;
 use crate::config::Config;
-use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
+use crate::daemon::start;
 use crate::snapshot::place::Place;
 use crate::snapshot::{Answer, Request, checkout, choose, take};
 use crate::store::SnapshotRow;
@@ -73,7 +73,7 @@ fn take_one(dir: &Path, config: &Config) -> Result<()> {
 
 /// `None`: the daemon does not host it.
 fn mounted(dir: &Path, config: &Config) -> Result<Option<SnapshotRow>> {
-    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
+    let Some(mut client) = start::running(config)? else { return Ok(None) };
     if let Some(place) = place(dir)?
         && about_trees(&mut client, Request::Know { place }).is_err()
     {
@@ -98,7 +98,7 @@ fn plain(dir: &Path, config: &Config) -> Result<SnapshotRow> {
 
 /// Takes snapshots of what is mounted in the workspace around the working directory, so that they can be shared.
 pub fn take_mounted_here(config: &Config) -> Result<()> {
-    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(()) };
+    let Some(mut client) = start::running(config)? else { return Ok(()) };
     let Response::Mounts(mounts) = client.ask(Body::Mounts, PATIENCE)? else { return Ok(()) };
     let cwd = std::env::current_dir()?;
     for mount in mounts {

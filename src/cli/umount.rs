@@ -28,7 +28,7 @@ pub struct Umount {
 }
 
 pub fn run(args: &Umount, config: &Config) -> Result<ExitCode> {
-    let Some(mut client) = Client::connect(&config.cache_dir) else {
+    let Some(mut client) = start::running(config)? else {
         return without_daemon(args, config);
     };
     match with_daemon(args, &mut client) {

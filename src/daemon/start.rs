@@ -70,16 +70,28 @@ fn log(config: &Config) -> Option<std::fs::File> {
 
 /// A connection to a running daemon of this version and this program, started (or replaced) when there is none.
 pub fn ensure_current(config: &Config) -> Result<Client> {
-    let Some(mut client) = Client::connect(&config.cache_dir) else {
-        spawn(config)?;
-        return wait(&config.cache_dir, Duration::from_secs(10));
-    };
+    match connect(config, is_current)? {
+        Some(client) => Ok(client),
+        None => {
+            spawn(config)?;
+            wait(&config.cache_dir, Duration::from_secs(10))
+        }
+    }
+}
+
+/// A connection to the running daemon, which is replaced when it is of another version; `None` when there is none.
+pub fn running(config: &Config) -> Result<Option<Client>> {
+    connect(config, |status| status.version == VERSION)
+}
+
+fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<Client>> {
+    let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
     match client.ask(Body::Status, Duration::from_secs(5)) {
-        Ok(Response::Status(status)) if is_current(&status) => Ok(client),
+        Ok(Response::Status(status)) if is_good(&status) => Ok(Some(client)),
         // An older or newer program, or a daemon that does not answer in words we know.
         _ => {
             drop(client);
-            restart(config)
+            restart(config).map(Some)
         }
     }
 }

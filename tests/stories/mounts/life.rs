@@ -14,6 +14,7 @@ by_root_and_user!(
     a_mount_on_a_mount_is_one,
     sigterm_leaves_real_directories,
     a_new_program_takes_over,
+    another_version_takes_over,
     a_daemon_without_work_ends,
     a_daemon_that_hangs_is_passed_by,
 );
@@ -114,6 +115,40 @@ fn a_new_program_takes_over(world: World) {
     c.sh("cp ../bin/kache ../bin/new && mv ../bin/new ../bin/kache");
     kache("mount");
     assert_ne!(world.daemon(), before, "the old program still serves");
+    c.cargo("build").ok().fresh();
+    runs(&c);
+}
+
+/// Whatever the first command after an upgrade is.
+fn another_version_takes_over(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.cargo("build").ok();
+    let other = world.root().join("other");
+    c.sh("LC_ALL=C sed 's/protocol [0-9]/protocol !/g' \"$RUSTC_WRAPPER\" > ../other && chmod 755 ../other");
+    let kache = |args: &str| {
+        let output = c.command(&other).args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut before = world.daemon();
+    let mut replaced = |by: &str| {
+        let now = world.daemon();
+        assert_ne!(now, before, "{by}");
+        before = now;
+    };
+    let dir = c.dir().join("target");
+    assert!(kache("mounts").contains(dir.to_str().unwrap()));
+    replaced("mounts");
+    c.cargo("build").ok().fresh();
+    assert!(c.kache_prints("snapshot").starts_with("snapshot "));
+    replaced("snapshot");
+    kache("clean");
+    replaced("clean");
+    c.cargo("build").ok().all_hit();
+    c.kache_prints("refresh");
+    replaced("refresh");
+    kache("umount");
+    replaced("umount");
     c.cargo("build").ok().fresh();
     runs(&c);
 }
