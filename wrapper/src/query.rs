@@ -42,7 +42,10 @@ const PRINTS: &[&str] = &[
 const WITH_WORD: &[&str] =
     &["--crate-name", "--crate-type", "--cfg", "--check-cfg", "--edition", "--cap-lints"];
 
-/// `-C` options whose values are words, or of no interest before something is linked.
+/// `-C` options for the linker, whose values are of no interest before something is linked.
+const LINKING: &[&str] = &["link-arg", "link-args", "linker"];
+
+/// `-C` options whose values are words.
 const CODEGEN: &[&str] = &[
     "code-model",
     "codegen-units",
@@ -52,10 +55,7 @@ const CODEGEN: &[&str] = &[
     "embed-bitcode",
     "force-frame-pointers",
     "instrument-coverage",
-    "link-arg",
-    "link-args",
     "link-dead-code",
-    "linker",
     "linker-flavor",
     "lto",
     "opt-level",
@@ -70,9 +70,6 @@ const CODEGEN: &[&str] = &[
     "target-cpu",
     "target-feature",
 ];
-
-/// Variables by whose names nobody would guess that they matter.
-const FURTHER_ENV: &[&str] = &["SDKROOT"];
 
 /// The answer, from memory or from the compiler. `None`: whoever asks must ask the compiler.
 pub fn answer(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Answer>> {
@@ -104,10 +101,19 @@ impl<'a> Question<'a> {
         {
             return Some(question);
         }
+        // The compiler puts the words of a file in the place of its name, wherever that is.
+        if words.iter().any(|word| word.as_bytes().starts_with(b"@")) {
+            return None;
+        }
         let mut prints = false;
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let word = word.to_str()?;
+            if let Some(option) = word.strip_prefix("-C").or_else(|| word.strip_prefix("--codegen=")) {
+                let option = if option.is_empty() { words.next()?.to_str()? } else { option };
+                is_known_codegen(option).then_some(())?;
+                continue;
+            }
             if names_a_file(word) {
                 return None;
             }
@@ -119,21 +125,13 @@ impl<'a> Question<'a> {
             match name {
                 "-" => question.reads_stdin = true,
                 "--print" => {
-                    let kind = value()?.to_str()?;
-                    PRINTS.contains(&kind).then_some(())?;
+                    PRINTS.contains(&value()?.to_str()?).then_some(())?;
                     prints = true;
                 }
                 "--target" => question.target = Some(value()?),
-                _ if WITH_WORD.contains(&name) => {
-                    value()?;
-                }
-                "-C" | "--codegen" => is_known_codegen(words.next()?.to_str()?).then_some(())?,
                 "-O" | "-g" => {}
-                _ => match name.get(..2)? {
-                    "-C" => is_known_codegen(&word[2..]).then_some(())?,
-                    "-W" | "-A" | "-D" | "-F" => {}
-                    _ => return None,
-                },
+                _ if WITH_WORD.contains(&name) => drop(value()?),
+                _ => ["-W", "-A", "-D", "-F"].contains(&name.get(..2)?).then_some(())?,
             }
         }
         (prints && !question.target.and_then(OsStr::to_str).is_some_and(names_a_file)).then_some(question)
@@ -177,12 +175,12 @@ impl<'a> Question<'a> {
 
 fn is_known_codegen(option: &str) -> bool {
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
-    CODEGEN.contains(&name) && !names_a_file(value) && value != "native"
+    LINKING.contains(&name) || CODEGEN.contains(&name) && !names_a_file(value) && value != "native"
 }
 
 /// Could this word, or what is behind `=` in it, be a file's name?
 fn names_a_file(word: &str) -> bool {
-    word.contains('/') || word.contains('@') || word.ends_with(".json")
+    word.contains('/') || word.ends_with(".json")
 }
 
 /// Does this variable say what the compiler is, or what it does before it has read anything?
@@ -190,7 +188,8 @@ fn matters(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     ["RUST", "LD_", "DYLD_"].iter().any(|prefix| bytes.starts_with(prefix.as_bytes()))
         || bytes.ends_with(b"_DEPLOYMENT_TARGET")
-        || RUSTC_ENV.iter().chain(FURTHER_ENV).any(|known| name == *known)
+        || name == "SDKROOT"
+        || RUSTC_ENV.iter().any(|known| name == *known)
 }
 
 #[cfg(test)]
@@ -214,6 +213,7 @@ mod tests {
              --print=split-debuginfo --print=crate-name --print=cfg -Wwarnings",
             "- --crate-name ___ --print=file-names -C opt-level=3 -Ctarget-feature=+crt-static --cfg feature=\"x\" \
              --target wasm32-unknown-unknown --crate-type bin --print=cfg -Wwarnings",
+            "--print=cfg -C link-arg=-fuse-ld=/usr/bin/mold -Clinker=/usr/bin/clang --codegen=lto=thin",
         ] {
             assert!(question(text), "{text}");
         }
@@ -231,12 +231,15 @@ mod tests {
             "--print=cfg --target=./custom",
             "--print=cfg=file",
             "--print=cfg @words",
+            "--print=cfg --cfg @words",
+            "--print=cfg -C @words",
             "--print=native-static-libs",
             "--print=link-args -",
             "--print=cfg -Ctarget-cpu=native",
             "--print=cfg -C target-cpu=native",
             "--print=cfg -C profile-use=/there",
             "--print=cfg -C profile-use=there",
+            "--print=cfg --codegen=profile-use=there",
             "--print=cfg -C",
             "--print=cfg -Zcodegen-backend=other",
             "--print=cfg --sysroot there",
