@@ -8,9 +8,8 @@ use clap::Args;
 
 use super::target::Target;
 use crate::config::Config;
-use crate::daemon::mounts;
 use crate::daemon::protocol::{Body, Response};
-use crate::daemon::start;
+use crate::daemon::{mounts, start};
 
 #[derive(Debug, Args)]
 pub struct Clean {

@@ -7,9 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::config::Config;
-use crate::daemon::mounts;
 use crate::daemon::protocol::{Body, MountInfo, Response};
-use crate::daemon::start;
+use crate::daemon::{mounts, start};
 
 #[derive(Debug, Args)]
 pub struct Mounts {

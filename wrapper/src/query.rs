@@ -145,10 +145,9 @@ impl<'a> Question<'a> {
         let toolchain = toolchain::of(cache, inv, driver, None, self.target)?;
         let sysroot = std::fs::canonicalize(&toolchain.about.sysroot)?;
         let mut h = Hasher::new("query");
-        for word in driver {
-            let Some(program) = toolchain::program(cache, inv, word)? else { return Ok(None) };
+        for (word, program) in driver.iter().zip(&toolchain.programs) {
             // What stands before a compiler and is not of its toolchain may look at anything before it answers.
-            if std::fs::canonicalize(&program)?.parent() != Some(&sysroot.join("bin")) {
+            if std::fs::canonicalize(program)?.parent() != Some(&sysroot.join("bin")) {
                 return Ok(None);
             }
             h.field("word", word.as_bytes()).field("program", program.as_os_str().as_bytes());

@@ -20,6 +20,8 @@ pub struct Toolchain {
     /// Hash of `rustc -vV`, the driver, the sysroot's libraries and tools.
     pub identity: [u8; 32],
     pub about: About,
+    /// Files that the words of the driver stand for.
+    pub programs: Vec<PathBuf>,
 }
 
 /// What the compiler says about itself.
@@ -58,26 +60,22 @@ pub fn of(
     target: Option<&OsStr>,
 ) -> Result<Toolchain> {
     let mut h = Hasher::new("toolchain");
-    let mut rustc = None;
+    let mut programs = Vec::with_capacity(driver.len());
     for word in driver {
-        let path = program(cache, inv, word)?.ok_or("the compiler is not there")?;
+        let path = exec::resolve(cache, inv, word)?.ok_or("the compiler is not there")?;
+        let path = behind_rustup(cache, inv, path)?;
         let hash = cache.hash_file(&path)?.ok_or("the compiler is not there")?;
         h.field("driver", &hash);
-        rustc = Some(path);
+        programs.push(path);
     }
-    let rustc = rustc.ok_or("no compiler")?;
-    let mut about = about(cache, inv, &rustc)?;
+    let rustc = programs.last().ok_or("no compiler")?;
+    let mut about = about(cache, inv, rustc)?;
     if let Some(sysroot) = sysroot {
         about.sysroot = sysroot.to_owned();
     }
     h.field("version", about.version.as_bytes());
     h.field("libraries", &libraries(cache, &about, target)?);
-    Ok(Toolchain { identity: h.finish(), about })
-}
-
-/// The file that a word of the driver stands for.
-pub fn program(cache: &dyn Cache, inv: &Invocation, word: &OsStr) -> Result<Option<PathBuf>> {
-    exec::resolve(cache, inv, word)?.map(|path| behind_rustup(cache, inv, path)).transpose()
+    Ok(Toolchain { identity: h.finish(), about, programs })
 }
 
 fn about(cache: &dyn Cache, inv: &Invocation, rustc: &Path) -> Result<About> {
