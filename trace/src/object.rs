@@ -1,0 +1,114 @@
+//! What an ELF file says of itself.
+
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, Object as _, ObjectSection, SectionFlags, SectionKind, elf};
+
+/// What an ELF file says of itself. Cheap enough for once per content; callers keep the answer by the content's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Object {
+    /// An executable without an interpreter.
+    pub is_static: bool,
+    /// Has the whole environment: it imports `environ`, or a copy of it.
+    pub imports_environ: bool,
+    /// Makes system calls without the C library: the instruction occurs in its code.
+    pub system_calls: bool,
+    /// Asks the processor what it is (`cpuid`, or the identification registers).
+    pub cpuid: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = elf::EM_X86_64;
+#[cfg(not(target_arch = "x86_64"))]
+const MACHINE: u16 = elf::EM_AARCH64;
+
+impl Object {
+    /// Reads a file. None: it is not an ELF file of this machine.
+    pub fn read(bytes: &[u8]) -> Option<Object> {
+        let file = ElfFile64::<Endianness>::parse(bytes).ok()?;
+        let header = file.elf_header();
+        let endian = file.endian();
+        if header.e_machine(endian) != MACHINE {
+            return None;
+        }
+        let programs = file.elf_program_headers();
+        let has_loader = programs.iter().any(|program| program.p_type(endian) == elf::PT_INTERP);
+        // A library for loading has neither; what makes it one is its name, or that it needs others.
+        let is_library = header.e_type(endian) == elf::ET_DYN && !is_position_independent_executable(&file);
+        let mut object = Object {
+            is_static: !has_loader && !is_library && header.e_type(endian) != elf::ET_REL,
+            imports_environ: file.dynamic_symbols().any(|symbol| {
+                use object::ObjectSymbol;
+                // Its own definition counts if it is a copy of the C library's: that one is in an executable.
+                matches!(symbol.name(), Ok("environ" | "__environ" | "_environ"))
+                    && (symbol.is_undefined() || has_loader)
+            }),
+            ..Object::default()
+        };
+        for section in file.sections() {
+            let is_code = section.kind() == SectionKind::Text
+                || matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0);
+            if is_code && let Ok(code) = section.data() {
+                object.look_through(code);
+            }
+        }
+        Some(object)
+    }
+
+    fn look_through(&mut self, code: &[u8]) {
+        if MACHINE == elf::EM_AARCH64 { self.look_through_words(code) } else { self.look_through_bytes(code) }
+    }
+
+    /// Every instruction of aarch64 is a word: `svc #0`, and reads of the registers from ID_AA64PFR0_EL1 on and MIDR_EL1.
+    fn look_through_words(&mut self, code: &[u8]) {
+        for word in code.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        {
+            self.system_calls |= word & 0xffe0_001f == 0xd400_0001;
+            self.cpuid |= word & 0xffff_f000 == 0xd538_0000;
+        }
+    }
+
+    /// Instructions of x86_64 have no fixed places: where the bytes of one occur, the code around is decoded to see whether they
+    /// are one.
+    fn look_through_bytes(&mut self, code: &[u8]) {
+        let mut decoded_to = 0;
+        let mut found =
+            memchr::memchr_iter(0x0f, code).filter(|at| matches!(code.get(at + 1), Some(0x05 | 0x34 | 0xa2)));
+        // Decoding finds its way into step after a few instructions, but in padding and tables it can be led astray: so it
+        // begins well before.
+        const LEAD: usize = 512;
+        while let Some(at) = found.next() {
+            if self.system_calls && self.cpuid {
+                return;
+            }
+            if at < decoded_to {
+                continue;
+            }
+            let start = at.saturating_sub(LEAD).max(decoded_to);
+            decoded_to = (at + 64).min(code.len());
+            let mut decoder = Decoder::new(64, &code[start..decoded_to], DecoderOptions::NONE);
+            for instruction in &mut decoder {
+                match instruction.mnemonic() {
+                    Mnemonic::Syscall | Mnemonic::Sysenter => self.system_calls = true,
+                    Mnemonic::Cpuid => self.cpuid = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether an object that could be a library was linked as an executable.
+fn is_position_independent_executable(file: &ElfFile64<Endianness>) -> bool {
+    let endian = file.endian();
+    let dynamic = file
+        .elf_program_headers()
+        .iter()
+        .find_map(|header| header.dynamic(endian, file.data()).ok().flatten());
+    dynamic.is_some_and(|entries| {
+        entries.iter().any(|entry| {
+            // DF_1_PIE
+            entry.d_tag(endian) == u64::from(elf::DT_FLAGS_1) && entry.d_val(endian) & 0x0800_0000 != 0
+        })
+    })
+}
