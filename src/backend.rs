@@ -9,11 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kache_wrapper::build::{self, Build};
 use kache_wrapper::cache::{self, Cache, EntryKey, Event, Invocation, Settings};
-use kache_wrapper::compile::Ran;
-use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Hit, Lookup, Plan, Wanted};
-use kache_wrapper::script::outputs::Found;
-use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
+use kache_wrapper::finish::{self, Finished, Left};
+use kache_wrapper::lookup::{self, Hit, Lookup, Miss, Plan, Role};
 
 use crate::config::{self, Config};
 use crate::daemon::client::{Client, SIGN_OF_LIFE};
@@ -48,19 +45,23 @@ impl Backend {
     }
 
     /// `spent`: how long this process has lived.
-    pub fn lookup(&self, inv: &Invocation, spent: Duration) -> cache::Result<Lookup> {
-        let settings = self.config.settings_for(inv.var("CARGO_MANIFEST_DIR"));
+    pub fn lookup(&self, inv: &Invocation, role: Role, spent: Duration) -> cache::Result<Lookup> {
+        let settings = match role {
+            Role::Compiler => self.config.settings_for(inv.var("CARGO_MANIFEST_DIR")),
+            Role::BuildScript => self.settings().clone(),
+        };
         let spent_us = spent.as_micros() as u64;
         let shared = self.config.remote.is_some();
-        let request = || Body::Lookup { inv: inv.clone(), settings: settings.clone(), spent_us, shared };
+        let request =
+            || Body::Lookup { inv: inv.clone(), role, settings: settings.clone(), spent_us, shared };
         match self.ask(request, if shared { REMOTE_PATIENCE } else { LOOKUP_PATIENCE }) {
             Some(Response::Lookup(found)) => Ok(found),
             Some(Response::Failed(why)) => Err(why.into()),
             _ => {
                 let store = self.store()?;
-                let found = lookup::lookup(store, inv, &settings)?;
+                let found = lookup::lookup(store, inv, &settings, role)?;
                 if let Lookup::Hit(hit) = &found {
-                    self.used(store, &|| build::of(store, inv), &hit.key);
+                    self.used(store, &|| build::of(store, inv, role), &hit.key);
                 }
                 Ok(found)
             }
@@ -115,11 +116,12 @@ impl Backend {
         }
     }
 
-    pub fn finish(&self, inv: &Invocation, plan: &Plan, ran: &Ran) -> cache::Result<Finished> {
+    pub fn finish(&self, inv: &Invocation, role: Role, miss: &Miss, left: Left) -> cache::Result<Finished> {
         let request = || Body::Finish {
             inv: inv.clone(),
-            plan: Box::new(plan.clone()),
-            ran: ran.clone(),
+            role,
+            miss: Box::new(miss.clone()),
+            left: Box::new(left.clone()),
             shared: self.config.remote.is_some(),
         };
         match self.ask(request, FINISH_PATIENCE) {
@@ -127,63 +129,16 @@ impl Backend {
             Some(Response::Failed(why)) => Err(why.into()),
             _ => {
                 let store = self.store()?;
-                let finished = finish::finish(store, inv, plan, ran)?;
-                self.stored(store, &|| build::of(store, inv), &finished);
+                let finished = finish::finish(store, inv, miss, &left)?;
+                self.stored(store, &|| build::of(store, inv, role), &finished);
                 Ok(finished)
             }
         }
     }
 
-    pub fn script_lookup(&self, inv: &Invocation) -> cache::Result<ScriptLookup> {
-        let shared = self.config.remote.is_some();
-        let request = || Body::ScriptLookup { inv: inv.clone(), settings: self.settings().clone(), shared };
-        match self.ask(request, if shared { REMOTE_PATIENCE } else { LOOKUP_PATIENCE }) {
-            Some(Response::ScriptLookup(found)) => Ok(found),
-            Some(Response::Failed(why)) => Err(why.into()),
-            _ => {
-                let store = self.store()?;
-                let found = script::lookup(store, inv, self.settings())?;
-                if let ScriptLookup::Hit { hit, .. } = &found {
-                    self.used(store, &|| script::build(store, inv), &hit.key);
-                }
-                Ok(found)
-            }
-        }
-    }
-
-    pub fn script_finish(
-        &self,
-        inv: &Invocation,
-        plan: &ScriptPlan,
-        ran: &Ran,
-        found: &[Found],
-        left: bool,
-    ) -> cache::Result<Finished> {
-        let request = || Body::ScriptFinish {
-            inv: inv.clone(),
-            plan: Box::new(plan.clone()),
-            ran: ran.clone(),
-            found: found.to_vec(),
-            left,
-            shared: self.config.remote.is_some(),
-        };
-        match self.ask(request, FINISH_PATIENCE) {
-            Some(Response::Finished(finished)) => Ok(finished),
-            Some(Response::Failed(why)) => Err(why.into()),
-            _ => {
-                let store = self.store()?;
-                let finished = script::finish(store, inv, plan, ran, found, left)?;
-                self.stored(store, &|| script::build(store, inv), &finished);
-                Ok(finished)
-            }
-        }
-    }
-
-    pub fn script_has_news(&self, plan: &ScriptPlan) -> bool {
-        match self.ask(|| Body::ScriptHasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
-            Some(Response::News(news)) => news,
-            _ => self.store().is_ok_and(|store| plan.has_news(store).unwrap_or(false)),
-        }
+    /// Where what observing needs is kept.
+    pub fn trace_dir(&self) -> PathBuf {
+        self.config.cache_dir.join("trace")
     }
 
     pub fn settings(&self) -> &Settings {
@@ -191,10 +146,10 @@ impl Backend {
     }
 
     /// Was something published for this invocation since the plan was made?
-    pub fn has_news(&self, plan: &Plan) -> bool {
-        match self.ask(|| Body::HasNews(Box::new(plan.clone())), LOOKUP_PATIENCE) {
+    pub fn has_news(&self, miss: &Miss) -> bool {
+        match self.ask(|| Body::HasNews(miss.news()), LOOKUP_PATIENCE) {
             Some(Response::News(news)) => news,
-            _ => self.store().is_ok_and(|store| plan.has_news(store).unwrap_or(false)),
+            _ => self.store().is_ok_and(|store| miss.news().is_any(store).unwrap_or(false)),
         }
     }
 

@@ -85,6 +85,11 @@ impl Bench {
         Some(Bench { scratch, out_dir, shown: RefCell::default(), _locked: locked })
     }
 
+    /// Where the compiler writes.
+    pub fn out_dir(&self) -> &Path {
+        &self.scratch.out
+    }
+
     pub fn argv(&self, argv: &[OsString], cwd: &Path) -> Vec<OsString> {
         self.scratch.argv(argv, cwd)
     }

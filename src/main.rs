@@ -11,7 +11,6 @@ mod log;
 mod planner;
 mod remote;
 mod restore;
-mod script;
 mod snapshot;
 mod store;
 mod wrap;
@@ -19,13 +18,15 @@ mod wrap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use kache_wrapper::lookup::Role;
+
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if wrap::is_wrapper_call(&args) {
-        wrap::run(args);
+        wrap::run(args, Role::Compiler);
     }
     if args.first().is_some_and(|a| a == launcher::ROLE) {
-        script::run(args[1..].to_vec());
+        wrap::run(args[1..].to_vec(), Role::BuildScript);
     }
     cli::run()
 }

@@ -1,24 +1,29 @@
-//! The wrapper role: what cargo runs in place of rustc.
+//! The wrapper role: what cargo runs in place of rustc, and (through a launcher) in place of a build script.
 //!
-//! Whatever goes wrong in here, the real compiler runs with the same arguments, and at most the log says why.
+//! Whatever goes wrong in here, the real program runs with the same arguments, and at most the log says why.
 
+mod compiler;
+mod script;
+
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use kache_trace::Account;
 use kache_wrapper::cache::{Event, Invocation, Outcome};
 use kache_wrapper::claim::{self, Claim};
-use kache_wrapper::compile::{self, Ran};
-use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::incremental;
-use kache_wrapper::lookup::{Hit, Lookup, Plan, Store};
+use kache_wrapper::compile;
+use kache_wrapper::evidence::Scene;
+use kache_wrapper::finish::{Finished, Left, Seen};
+use kache_wrapper::lookup::{Hit, Lookup, Miss, Role, Work};
 use kache_wrapper::query::Answer;
-use kache_wrapper::script;
+use kache_wrapper::script::outputs;
 
 use crate::backend::{self, Backend};
-use crate::bench::Bench;
 use crate::config::Config;
 use crate::launcher;
 
@@ -31,6 +36,13 @@ pub fn is_wrapper_call(args: &[OsString]) -> bool {
     first.as_encoded_bytes().contains(&b'/')
         || named_like(&["rustc", "clippy-driver"])
         || is_c_compiler(first)
+        || is_compile(args)
+}
+
+/// A wrapper of the workspace's own that is found in `PATH`: whatever its name, it is to run a compiler.
+fn is_compile(args: &[OsString]) -> bool {
+    let names_rustc = |arg: &OsString| Path::new(arg).file_stem() == Some(OsStr::new("rustc"));
+    args.get(1).is_some_and(names_rustc) || args.iter().any(|arg| arg == "--crate-name")
 }
 
 /// The `cc` crate runs C compilers through a RUSTC_WRAPPER that is called kache, by their bare names.
@@ -44,28 +56,43 @@ fn is_c_compiler(program: &OsStr) -> bool {
         .any(|c| name.ends_with(c))
 }
 
-/// Runs as compiler wrapper. `argv` is everything behind the program's own name.
-pub fn run(mut argv: Vec<OsString>) -> ! {
+/// Runs in place of the program in `argv`: everything behind the wrapper's own name.
+pub fn run(mut argv: Vec<OsString>, role: Role) -> ! {
     let started = Instant::now();
     // Wrapped in itself: once is enough.
     while argv.len() > 1 && Path::new(&argv[0]).file_stem() == Some(OsStr::new("kache")) {
         argv.remove(0);
     }
-    let active = std::env::var_os(compile::ACTIVE).is_some();
-    let Some(inv) = invocation(&argv).filter(|_| !active) else { exec(&argv) };
-    let config = backend::config(&inv);
-    if config.disabled || is_c_compiler(&argv[0]) && config.fallback.is_none() {
+    if argv.is_empty() {
+        eprintln!("kache: {} wants the program of a build script", launcher::ROLE);
+        std::process::exit(2);
+    }
+    if std::env::var_os(compile::ACTIVE).is_some() {
         exec(&argv);
     }
-    let backend = open(config, &argv, "compiling without the cache");
-    Action { inv, backend, started }.run()
+    if kache_trace::inside() {
+        // A build script tries what the compiler can do: whoever observes it is to see what that reads.
+        if role == Role::Compiler && std::env::var_os("CARGO_CRATE_NAME").is_none() {
+            exec(&argv);
+        }
+        kache_trace::report_gap("it ran cargo, whose compiles came from the cache");
+    }
+    let Some(inv) = invocation(&argv) else { exec(&argv) };
+    let config = backend::config(&inv);
+    if config.disabled || role == Role::Compiler && is_c_compiler(&argv[0]) && config.fallback.is_none() {
+        exec(&argv);
+    }
+    let backend = open(config, &argv);
+    let out_dir = (role == Role::BuildScript).then(|| inv.var("OUT_DIR").map(PathBuf::from)).flatten();
+    let was_used = out_dir.is_some_and(|dir| !outputs::is_empty(&dir));
+    Action { inv, backend, role, started, was_used }.run()
 }
 
-/// What answers; or, when nothing can, `otherwise` is noted and the real program runs.
-pub fn open(config: Config, argv: &[OsString], otherwise: &str) -> Backend {
+/// What answers; or, when nothing can, the real program runs.
+fn open(config: Config, argv: &[OsString]) -> Backend {
     let cache_dir = config.cache_dir.clone();
     Backend::open(config).unwrap_or_else(|error| {
-        crate::log::warn(&cache_dir, &format!("{error:#}; {otherwise}"));
+        crate::log::warn(&cache_dir, &format!("{error:#}; going on without the cache"));
         exec(argv)
     })
 }
@@ -88,21 +115,28 @@ pub fn exec(argv: &[OsString]) -> ! {
 struct Action {
     inv: Invocation,
     backend: Backend,
+    role: Role,
     started: Instant,
+    /// `OUT_DIR` holds what an earlier run of the build script left.
+    was_used: bool,
 }
 
 impl Action {
     fn run(self) -> ! {
-        match self.backend.lookup(&self.inv, self.started.elapsed()) {
+        match self.lookup() {
             Ok(Lookup::Hit(hit)) => self.hit(hit),
             Ok(Lookup::Told(answer)) => self.tell(&answer),
             Ok(Lookup::Pass { reason }) => self.pass(&reason),
-            Ok(Lookup::Miss(plan)) => self.miss(*plan),
+            Ok(Lookup::Miss(miss)) => self.miss(*miss),
             Err(error) => {
                 self.backend.warn(&format!("lookup failed: {error}"));
                 self.pass(&format!("cache error: {error}"))
             }
         }
+    }
+
+    fn lookup(&self) -> kache_wrapper::cache::Result<Lookup> {
+        self.backend.lookup(&self.inv, self.role, self.started.elapsed())
     }
 
     fn hit(&self, hit: Hit) -> ! {
@@ -114,10 +148,24 @@ impl Action {
                 self.pass("a build script cannot be put in place");
             }
         }
+        if let Err(error) = self.complete(&hit) {
+            self.backend.warn(&format!("cannot restore what {} left: {error}", hit.crate_name));
+            self.pass("its files cannot be restored");
+        }
         compile::print(libc::STDOUT_FILENO, &hit.stdout);
         compile::print(libc::STDERR_FILENO, &hit.stderr);
         self.backend.note_hit(&hit, &self.inv, self.started.elapsed());
         std::process::exit(0)
+    }
+
+    /// What a restore of files alone does not do.
+    fn complete(&self, hit: &Hit) -> std::io::Result<()> {
+        if self.was_used
+            && let Some(out_dir) = self.inv.var("OUT_DIR")
+        {
+            outputs::prune(Path::new(out_dir), &HashSet::from_iter(hit.tree.iter().cloned()))?;
+        }
+        outputs::complete(&hit.after)
     }
 
     fn tell(&self, answer: &Answer) -> ! {
@@ -131,11 +179,16 @@ impl Action {
     }
 
     fn pass(&self, reason: &str) -> ! {
-        let name = self.inv.var("CARGO_CRATE_NAME").or(self.inv.argv.get(1).map(OsString::as_os_str));
-        let name = name.unwrap_or_default().to_string_lossy().into_owned();
-        self.backend.event(self.entry_event(Outcome::Pass, &name, "", reason));
+        let (name, kind) = match self.role {
+            Role::BuildScript => (kache_wrapper::script::name(&self.inv), kache_wrapper::script::KIND),
+            Role::Compiler => {
+                let name = self.inv.var("CARGO_CRATE_NAME").or(self.inv.argv.get(1).map(OsString::as_os_str));
+                (name.unwrap_or_default().to_string_lossy().into_owned(), "")
+            }
+        };
+        self.backend.event(self.event(Outcome::Pass, &name, kind, reason));
         self.backend.close();
-        match self.backend.fallback() {
+        match self.backend.fallback().filter(|_| self.role == Role::Compiler) {
             Some(wrapper) => {
                 let mut argv = vec![wrapper.to_owned()];
                 argv.extend(self.inv.argv.iter().cloned());
@@ -145,92 +198,31 @@ impl Action {
         }
     }
 
-    fn miss(&self, plan: Plan) -> ! {
-        let (mut plan, claim) = match plan.store {
-            Store::Yes => self.claim(plan),
-            Store::Edit => (plan, None),
+    fn miss(&self, miss: Miss) -> ! {
+        let (miss, claim) = if miss.is_shared() { self.claim(miss) } else { (miss, None) };
+        let raw_status = match &miss.work {
+            Work::Compile(_) => self.compile(miss),
+            Work::Script(script) => self.run_script(&miss, script),
         };
-        unlink_shared_outputs(&plan);
-        let bench = Bench::set_up(&plan, &self.backend);
-        if bench.is_none() {
-            plan.scratch = None;
-        }
-        match incremental::adopt(&plan) {
-            Ok(true) => plan.reason.push_str("; its incremental state came from another checkout"),
-            Ok(false) => {}
-            // Without it the compile takes longer, no more.
-            Err(error) => tracing::debug!(%error, "incremental state is not adopted"),
-        }
-        let (argv, argfile) = match command(&plan, bench.as_ref(), &self.inv.cwd) {
-            Ok(command) => command,
-            Err(error) => self.pass(&format!("cannot write an argument file: {error}")),
-        };
-        let mut announce = |lines: &mut Vec<u8>| {
-            if let Some(bench) = &bench {
-                bench.correct(lines);
-            }
-            let Some(path) = finish::early_output(&plan, lines).map(|path| self.inv.cwd.join(path)) else {
-                return;
-            };
-            let noted = match (&bench, path.file_name()) {
-                (Some(bench), Some(name)) => bench.show(&self.backend, name),
-                _ => Ok(()),
-            };
-            if let Err(error) = noted.and_then(|()| self.backend.announced(&plan, &path)) {
-                self.backend.warn(&format!("cannot note {}: {error}", path.display()));
-            }
-        };
-        let mut ran = match compile::run(&argv, &mut announce) {
-            Ok(ran) => ran,
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => self.pass("command line too long"),
-            Err(_) => self.pass("the compiler cannot be started"),
-        };
-        drop(argfile);
-        if ran.success()
-            && let Some(bench) = &bench
-            && let Err(error) = bench.hand_over_all(&self.backend)
-        {
-            eprintln!("kache: cannot put outputs into {}: {error}", plan.compile.out_dir.display());
-            ran.raw_status = 1 << 8;
-        }
-        if ran.success()
-            && bench.is_none()
-            && plan.store == Store::Edit
-            && let Err(error) = incremental::correct_dep_info(&plan, &self.inv.cwd)
-        {
-            self.backend.warn(&format!("cannot correct dep-info: {error}"));
-        }
-        drop(bench);
-        if ran.success() {
-            if let Err(error) = incremental::note(&plan) {
-                tracing::debug!(%error, "incremental state is not noted");
-            }
-            self.store(&plan, &ran);
-            self.install_launcher(&plan);
-        } else {
-            let event = self.entry_event(
-                Outcome::Failed,
-                &plan.compile.crate_name,
-                plan.compile.kind(),
-                &plan.reason,
-            );
-            self.backend.event(event);
-        }
         drop(claim);
         self.backend.close();
-        compile::exit_like(ran.raw_status)
+        compile::exit_like(raw_status)
     }
 
-    /// Waits for another process that compiles the same; then its result is a hit here.
-    fn claim(&self, plan: Plan) -> (Plan, Option<Claim>) {
-        let waited = match claim::claim(&self.backend.locks_dir(), &plan.claim) {
-            Ok(claim::Outcome::Owner(claim)) => match self.backend.has_news(&plan) {
+    /// Waits for another process that runs the same; then its result is a hit here.
+    fn claim(&self, miss: Miss) -> (Miss, Option<Claim>) {
+        if held().is_some_and(|held| held.contains(&hex(&miss.claim))) {
+            // A build script builds its own package once more.
+            return (miss, None);
+        }
+        let waited = match claim::claim(&self.backend.locks_dir(), &miss.claim) {
+            Ok(claim::Outcome::Owner(claim)) => match self.backend.has_news(&miss) {
                 // Somebody finished it between our lookup and our claim.
                 true => {
                     drop(claim);
                     true
                 }
-                false => return (plan, Some(claim)),
+                false => return (miss, Some(claim)),
             },
             Ok(claim::Outcome::Waited) => true,
             Ok(claim::Outcome::Stuck) => false,
@@ -240,101 +232,69 @@ impl Action {
             }
         };
         if waited {
-            match self.backend.lookup(&self.inv, self.started.elapsed()) {
+            match self.lookup() {
                 Ok(Lookup::Hit(hit)) => self.hit(hit),
-                Ok(Lookup::Miss(plan)) => return (*plan, None),
+                Ok(Lookup::Miss(miss)) => return (*miss, None),
                 _ => {}
             }
         }
-        (plan, None)
+        (miss, None)
     }
 
-    /// From now on cargo asks kache to run this build script.
-    fn install_launcher(&self, plan: &Plan) {
-        if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
-            let program = script::program(&plan.compile);
-            if let Err(error) = launcher::install(&program) {
-                self.backend.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
-            }
+    /// What follows from an account.
+    fn seen(&self, account: Option<Account>, scene: &Scene) -> Seen {
+        let Some(account) = account else { return Seen::Nothing };
+        match scene.read(&account) {
+            Ok(evidence) => Seen::Evidence(evidence),
+            Err(why) => Seen::Unproven(why),
         }
     }
 
-    fn store(&self, plan: &Plan, ran: &Ran) {
-        let name = &plan.compile.crate_name;
-        let kind = plan.compile.kind();
-        let event = match self.backend.finish(&self.inv, plan, ran) {
-            Ok(Finished::Stored(key, bytes)) => Event {
-                key: key.to_hex(),
-                bytes,
-                ..self.entry_event(Outcome::Miss, name, kind, &plan.reason)
-            },
-            Ok(Finished::Unstored(_)) if plan.store == Store::Edit => {
-                self.entry_event(Outcome::Edit, name, kind, &plan.reason)
+    /// Stores a result, and says what became of it.
+    fn store(&self, miss: &Miss, left: Left) -> Event {
+        let (name, kind) = (miss.work.name(), miss.work.kind());
+        match self.backend.finish(&self.inv, self.role, miss, left) {
+            Ok(Finished::Stored(key, bytes)) => {
+                Event { key: key.to_hex(), bytes, ..self.event(Outcome::Miss, name, kind, &miss.reason) }
             }
-            Ok(Finished::Unstored(reason)) => self.entry_event(Outcome::Unstored, name, kind, &reason),
+            Ok(Finished::Unstored(_)) if !miss.is_shared() => {
+                self.event(Outcome::Edit, name, kind, &miss.reason)
+            }
+            Ok(Finished::Unstored(reason)) => self.event(Outcome::Unstored, name, kind, &reason),
             Err(error) => {
                 self.backend.warn(&format!("cannot store {name}: {error}"));
-                self.entry_event(Outcome::Unstored, name, kind, &error.to_string())
+                self.event(Outcome::Unstored, name, kind, &error.to_string())
             }
-        };
-        self.backend.event(event);
-    }
-
-    fn entry_event(&self, outcome: Outcome, crate_name: &str, kind: &str, reason: &str) -> Event {
-        Event::of(&self.inv, outcome, crate_name, kind, reason, self.started.elapsed())
-    }
-}
-
-/// The command line of a plan; long ones go through a file, as cargo does it.
-fn command(
-    plan: &Plan,
-    bench: Option<&Bench>,
-    cwd: &Path,
-) -> std::io::Result<(Vec<OsString>, Option<tempfile::NamedTempFile>)> {
-    let argv = match bench {
-        Some(bench) => bench.argv(&plan.argv, cwd),
-        None if plan.store == Store::Edit => incremental::argv(plan, cwd),
-        None => plan.argv.clone(),
-    };
-    if !plan.argfile {
-        return Ok((argv, None));
-    }
-    use std::io::Write;
-    use std::os::unix::ffi::OsStrExt;
-    let (driver, args) = argv.split_at(plan.compile.driver.len());
-    let mut file = tempfile::Builder::new().prefix("kache-args").tempfile()?;
-    let mut text = Vec::new();
-    for arg in args {
-        text.extend_from_slice(arg.as_bytes());
-        text.push(b'\n');
-    }
-    file.write_all(&text)?;
-    let mut argv = driver.to_vec();
-    let mut at = OsString::from("@");
-    at.push(file.path());
-    argv.push(at);
-    Ok((argv, Some(file)))
-}
-
-/// A compiler must never write into a file that shares its bytes with a blob.
-fn unlink_shared_outputs(plan: &Plan) {
-    use std::os::unix::fs::MetadataExt;
-    let compile = &plan.compile;
-    let stem = compile.stem();
-    let names = ["", ".exe", ".wasm"]
-        .map(|e| format!("{stem}{e}"))
-        .into_iter()
-        .chain(["rlib", "rmeta", "so", "a", "dylib", "dll"].map(|e| format!("lib{stem}.{e}")));
-    for path in
-        names.map(|n| compile.out_dir.join(n)).chain(compile.emits.iter().filter_map(|(_, p)| p.clone()))
-    {
-        if let Ok(meta) = std::fs::symlink_metadata(&path)
-            && meta.is_file()
-            && (meta.nlink() > 1 || meta.mode() & 0o200 == 0)
-        {
-            let _ = std::fs::remove_file(&path);
         }
     }
+
+    fn failed(&self, miss: &Miss) -> Event {
+        self.event(Outcome::Failed, miss.work.name(), miss.work.kind(), &miss.reason)
+    }
+
+    fn event(&self, outcome: Outcome, name: &str, kind: &str, reason: &str) -> Event {
+        Event::of(&self.inv, outcome, name, kind, reason, self.started.elapsed())
+    }
+}
+
+/// Names of variables that cargo has set for this action: those that its own environment does not have, or otherwise.
+fn given(inv: &Invocation) -> Vec<OsString> {
+    let own =
+        std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id())).unwrap_or_default();
+    let own: HashSet<&[u8]> = own.split(|b| *b == 0).collect();
+    let is_own = |name: &OsStr, value: &OsStr| {
+        own.contains([name.as_bytes(), b"=", value.as_bytes()].concat().as_slice())
+    };
+    inv.env.iter().filter(|(name, value)| !is_own(name, value)).map(|(name, _)| name.clone()).collect()
+}
+
+fn hex(name: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*name).to_hex().to_string()
+}
+
+/// What processes above this one have claimed.
+fn held() -> Option<String> {
+    std::env::var(compile::HELD).ok()
 }
 
 #[cfg(test)]
@@ -343,7 +303,8 @@ mod tests {
 
     #[test]
     fn compilers_are_told_from_commands() {
-        let is = |first: &str| is_wrapper_call(&[OsString::from(first)]);
+        let is =
+            |words: &str| is_wrapper_call(&words.split_whitespace().map(OsString::from).collect::<Vec<_>>());
         for compiler in [
             "rustc",
             "/t/bin/rustc",
@@ -353,10 +314,14 @@ mod tests {
             "clang++-18.1",
             "musl-gcc",
             "./x",
+            "my-wrapper rustc --crate-name a",
+            "my-rustc --crate-name a",
         ] {
             assert!(is(compiler), "{compiler}");
         }
-        for command in ["gc", "stats", "mount", "clean", "doctor", "--version", "init", "config"] {
+        for command in
+            ["gc", "stats", "mount", "clean", "doctor", "--version", "init", "config", "why-miss a"]
+        {
             assert!(!is(command), "{command}");
         }
     }

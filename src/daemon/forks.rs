@@ -49,7 +49,7 @@ impl Engine {
                 let hosted = self.hosted(&dir)?;
                 Ok(Answer::Taken(Box::new(self.take(&hosted, Occasion::Asked)?)))
             }
-            Request::Fork { place, from, toolchain } => self.fork(place, &from, &toolchain),
+            Request::Fork { place, from, toolchain } => self.fork(place, &from, &toolchain, inv),
             Request::Refresh { place } => {
                 let hosted = self.hosted(&place.target)?;
                 self.know(&hosted, place)?;
@@ -123,7 +123,7 @@ impl Engine {
         Ok(row)
     }
 
-    fn fork(&self, place: Place, from: &From, toolchain: &str) -> Result<Answer> {
+    fn fork(&self, place: Place, from: &From, toolchain: &str, inv: &Invocation) -> Result<Answer> {
         let hosted = self.hosted(&place.target)?;
         self.know(&hosted, place.clone())?;
         if !is_empty(&hosted)? {
@@ -133,7 +133,7 @@ impl Engine {
         let _in_use = self.store.in_use()?;
         let (snapshot, listing) = take::load(&self.store, &row)?;
         self.remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place), None)?;
-        let plan = fork::plan(&self.store, &snapshot, &listing, &place)?;
+        let plan = fork::plan(&self.store, &snapshot, &listing, &place, &inv.env)?;
         fork::check_blobs(&self.store, &plan)?;
         self.store.add_pins(&pin_owner(&hosted.dir), &fork::blobs(&plan))?;
         let placed = hosted.mount().place(&fork::placements(&plan));

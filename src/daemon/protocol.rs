@@ -8,16 +8,13 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use kache_wrapper::cache::{Event, Invocation, Settings};
-use kache_wrapper::compile::Ran;
-use kache_wrapper::finish::Finished;
-use kache_wrapper::lookup::{Lookup, Plan};
-use kache_wrapper::script::outputs::Found;
-use kache_wrapper::script::{ScriptLookup, ScriptPlan};
+use kache_wrapper::finish::{Finished, Left};
+use kache_wrapper::lookup::{Lookup, Miss, News, Plan, Role};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 7");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 8");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -35,13 +32,14 @@ pub struct Request {
 pub enum Body {
     Lookup {
         inv: Invocation,
+        role: Role,
         settings: Settings,
         /// Microseconds that the caller has lived before it asked.
         spent_us: u64,
         /// There may be a remote to ask.
         shared: bool,
     },
-    HasNews(Box<Plan>),
+    HasNews(News),
     Announced {
         plan: Box<Plan>,
         path: PathBuf,
@@ -56,23 +54,10 @@ pub enum Body {
     },
     Finish {
         inv: Invocation,
-        plan: Box<Plan>,
-        ran: Ran,
+        role: Role,
+        miss: Box<Miss>,
+        left: Box<Left>,
         /// There may be a remote to upload to.
-        shared: bool,
-    },
-    ScriptLookup {
-        inv: Invocation,
-        settings: Settings,
-        shared: bool,
-    },
-    ScriptHasNews(Box<ScriptPlan>),
-    ScriptFinish {
-        inv: Invocation,
-        plan: Box<ScriptPlan>,
-        ran: Ran,
-        found: Vec<Found>,
-        left: bool,
         shared: bool,
     },
     /// Has no answer.
@@ -109,7 +94,6 @@ pub enum Body {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Response {
     Lookup(Lookup),
-    ScriptLookup(ScriptLookup),
     News(bool),
     Finished(Finished),
     Gathered(Vec<PathBuf>),

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use kache_wrapper::cache::{Cache, Event, Invocation, Outcome};
 use kache_wrapper::claim::open_lock_file;
-use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{Lookup, Wanted};
+use kache_wrapper::finish;
+use kache_wrapper::lookup::{Lookup, Work};
 use kache_wrapper::script;
 
 use super::callers::Callers;
@@ -157,9 +157,9 @@ impl Server {
         }
         let engine = &self.engine;
         match request.body {
-            Body::Lookup { inv, settings, spent_us, shared } => {
+            Body::Lookup { inv, role, settings, spent_us, shared } => {
                 let began = Instant::now();
-                match engine.lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
+                match engine.lookup(&inv, role, &settings, self.sharing(&inv, shared).as_deref()) {
                     Ok(mut found) => {
                         match &mut found {
                             // A hit is noted here and now: the caller has nothing to say after it.
@@ -167,7 +167,11 @@ impl Server {
                                 let spent = Duration::from_micros(spent_us);
                                 engine.event(&hit.event(&inv, began.elapsed() + spent));
                             }
-                            Lookup::Miss(plan) => plan.scratch = engine.scratch(plan),
+                            Lookup::Miss(miss) => {
+                                if let Work::Compile(plan) = &mut miss.work {
+                                    plan.scratch = engine.scratch(plan);
+                                }
+                            }
                             Lookup::Pass { .. } | Lookup::Told(_) => {}
                         }
                         Response::Lookup(found)
@@ -175,7 +179,7 @@ impl Server {
                     Err(error) => Response::Failed(error.to_string()),
                 }
             }
-            Body::HasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
+            Body::HasNews(news) => Response::News(news.is_any(engine).unwrap_or(false)),
             Body::Announced { plan, path } => match finish::announced(engine, &plan, &path) {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(error.to_string()),
@@ -188,19 +192,12 @@ impl Server {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Failed(format!("{error:#}")),
             },
-            Body::Finish { inv, plan, ran, shared } => {
-                finished(engine.finish(&inv, &plan, &ran, self.sharing(&inv, shared).as_deref()))
-            }
-            Body::ScriptLookup { inv, settings, shared } => {
-                match engine.script_lookup(&inv, &settings, self.sharing(&inv, shared).as_deref()) {
-                    Ok(found) => Response::ScriptLookup(found),
+            Body::Finish { inv, role, miss, left, shared } => {
+                let remote = self.sharing(&inv, shared);
+                match engine.finish(&inv, role, &miss, &left, remote.as_deref()) {
+                    Ok(finished) => Response::Finished(finished),
                     Err(error) => Response::Failed(error.to_string()),
                 }
-            }
-            Body::ScriptHasNews(plan) => Response::News(plan.has_news(engine).unwrap_or(false)),
-            Body::ScriptFinish { inv, plan, ran, found, left, shared } => {
-                let remote = self.sharing(&inv, shared);
-                finished(engine.script_finish(&inv, &plan, &ran, &found, left, remote.as_deref()))
             }
             Body::Event(event) => {
                 self.note(event);
@@ -254,13 +251,6 @@ impl Server {
             resident: resident().unwrap_or(0),
             requests: self.requests.load(Ordering::Relaxed),
         }
-    }
-}
-
-fn finished(done: kache_wrapper::cache::Result<Finished>) -> Response {
-    match done {
-        Ok(finished) => Response::Finished(finished),
-        Err(error) => Response::Failed(error.to_string()),
     }
 }
 

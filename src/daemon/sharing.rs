@@ -1,62 +1,33 @@
 //! Lookups that may end at another machine's result.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kache_wrapper::build::{self, Build};
 use kache_wrapper::cache::{self, Cache, Content, EntryKey, Invocation, Placement, Settings};
-use kache_wrapper::compile::Ran;
-use kache_wrapper::finish::{self, Finished};
-use kache_wrapper::lookup::{self, Answer, Lookup};
-use kache_wrapper::script::outputs::Found;
-use kache_wrapper::script::{self, ScriptLookup, ScriptPlan};
+use kache_wrapper::finish::{self, Finished, Left};
+use kache_wrapper::lookup::{self, Lookup, Miss, Role};
 
 use super::engine::Engine;
 use crate::remote::{self, Promised, Session, Sharing};
 
 impl Engine {
-    /// Looks a compile up here, and if it is not here, where its builder shares results. `remote` is the builder's, not
+    /// Looks an action up here, and if it is not here, where its builder shares results. `remote` is the builder's, not
     /// the daemon's.
     pub fn lookup(
         &self,
         inv: &Invocation,
+        role: Role,
         settings: &Settings,
         remote: Option<&Sharing>,
     ) -> cache::Result<Lookup> {
-        let look = || lookup::lookup(self, inv, settings);
+        let look = || lookup::lookup(self, inv, settings, role);
         let Some(session) = self.session(remote) else { return look() };
-        let mut args = inv.argv.iter();
-        let dir = args.find(|a| *a == "--out-dir").and_then(|_| args.next());
-        self.find_anywhere(inv, &session, remote, build::of(self, inv)?, dir, &look)
-    }
-
-    /// The same for a run of a build script.
-    pub fn script_lookup(
-        &self,
-        inv: &Invocation,
-        settings: &Settings,
-        remote: Option<&Sharing>,
-    ) -> cache::Result<ScriptLookup> {
-        let look = || script::lookup(self, inv, settings);
-        let Some(session) = self.session(remote) else { return look() };
-        let dir = inv.env.iter().find(|(name, _)| name == "OUT_DIR").map(|(_, dir)| dir);
-        self.find_anywhere(inv, &session, remote, script::build(self, inv)?, dir, &look)
-    }
-
-    /// `dir` is where outputs will go.
-    fn find_anywhere<T: Answer>(
-        &self,
-        inv: &Invocation,
-        session: &Arc<Session>,
-        remote: Option<&Sharing>,
-        build: Option<Build>,
-        dir: Option<&OsString>,
-        look: &dyn Fn() -> cache::Result<T>,
-    ) -> cache::Result<T> {
-        // In a mount they will be views.
-        let mount = dir.and_then(|dir| self.inside(&inv.cwd.join(dir))).map(|(hosted, _)| hosted);
+        let build = build::of(self, inv, role)?;
+        // In a mount outputs will be views.
+        let dir = build::out_dir(self, inv, role);
+        let mount = dir.and_then(|dir| self.inside(&dir)).map(|(hosted, _)| hosted);
         let lazy = mount.is_some();
         if let (Some(hosted), Some(remote)) = (&mount, remote) {
             self.own_by_build(hosted, inv, &remote.remote);
@@ -65,14 +36,16 @@ impl Engine {
             session.learn(build, lazy, remote.and_then(|r| r.planner.as_ref()));
         }
         let mut found = look()?;
-        if found.wanted().is_some_and(|wanted| session.find(self, inv, wanted, lazy)) {
+        if let Lookup::Miss(miss) = &found
+            && miss.is_shared()
+            && session.find(self, inv, miss, lazy)
+        {
             found = look()?;
         }
-        if lazy {
-            session.bring_soon(self.not_here(&found.reads(self)?)?);
-        }
-        if let Some(hit) = found.hit() {
-            remote::used(&self.store, build.as_ref(), &hit.key);
+        match &found {
+            Lookup::Miss(miss) if lazy => session.bring_soon(self.not_here(&miss.reads(self)?)?),
+            Lookup::Hit(hit) => remote::used(&self.store, build.as_ref(), &hit.key),
+            _ => {}
         }
         Ok(found)
     }
@@ -91,31 +64,17 @@ impl Engine {
         Ok(wanted)
     }
 
-    /// Stores what a compile made, and shares it in the background.
+    /// Stores what an action made, and shares it in the background.
     pub fn finish(
         &self,
         inv: &Invocation,
-        plan: &lookup::Plan,
-        ran: &Ran,
+        role: Role,
+        miss: &Miss,
+        left: &Left,
         remote: Option<&Sharing>,
     ) -> cache::Result<Finished> {
-        let finished = finish::finish(self, inv, plan, ran)?;
-        self.share(&finished, remote, &|| build::of(self, inv))?;
-        Ok(finished)
-    }
-
-    /// The same for what a build script did. `left`: it ran over the remains of an earlier run.
-    pub fn script_finish(
-        &self,
-        inv: &Invocation,
-        plan: &ScriptPlan,
-        ran: &Ran,
-        found: &[Found],
-        left: bool,
-        remote: Option<&Sharing>,
-    ) -> cache::Result<Finished> {
-        let finished = script::finish(self, inv, plan, ran, found, left)?;
-        self.share(&finished, remote, &|| script::build(self, inv))?;
+        let finished = finish::finish(self, inv, miss, left)?;
+        self.share(&finished, remote, &|| build::of(self, inv, role))?;
         Ok(finished)
     }
 

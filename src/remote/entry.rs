@@ -84,6 +84,7 @@ fn is_plain(dest: &Dest) -> bool {
     let name = match dest {
         Dest::OutDir(name) => name.as_slice(),
         Dest::Explicit(kind) => kind.as_bytes(),
+        Dest::Beside(..) => return outputs::stays_beside(dest),
         Dest::Tree(..) => return false,
     };
     !name.is_empty()

@@ -10,7 +10,7 @@ use anyhow::Result;
 use kache_remote::gate::Gate;
 use kache_remote::{Bucket, EntryObject, Error, Hash, Settings};
 use kache_wrapper::cache::{Cache, Invocation, Output};
-use kache_wrapper::lookup::Wanted;
+use kache_wrapper::lookup::Miss;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -78,12 +78,12 @@ impl Session {
 
     /// Looks for a result and takes it in. True: look again, it is here now. With `lazy` its blobs are
     /// left where they are.
-    pub fn find(&self, cache: &dyn Cache, inv: &Invocation, wanted: &dyn Wanted, lazy: bool) -> bool {
-        let name = wanted.name();
+    pub fn find(&self, cache: &dyn Cache, inv: &Invocation, wanted: &Miss, lazy: bool) -> bool {
+        let name = wanted.claim;
         let one = Arc::clone(lock(&self.asking).entry(name).or_default());
         let waited = one.try_lock().is_err();
         let _mine = one.lock().unwrap_or_else(PoisonError::into_inner);
-        if waited && wanted.has_news(cache).unwrap_or(false) {
+        if waited && wanted.news().is_any(cache).unwrap_or(false) {
             return true;
         }
         let began = Instant::now();
@@ -124,11 +124,11 @@ impl Session {
         &self,
         cache: &dyn Cache,
         inv: &Invocation,
-        wanted: &dyn Wanted,
+        wanted: &Miss,
         lazy: bool,
     ) -> kache_remote::Result<Option<Duration>> {
-        let Some(invocation) = wanted.invocation() else { return Ok(None) };
-        if self.is_absent(&wanted.name()) {
+        let invocation = wanted.invocation;
+        if self.is_absent(&wanted.claim) {
             return Ok(None);
         }
         let Some(patience) = self.gate.patience() else { return Ok(None) };
@@ -136,7 +136,7 @@ impl Session {
         let local = |error: kache_wrapper::cache::Error| Error::Local(error.to_string());
         let known = cache.records(&invocation).map_err(local)?;
         let known: HashSet<Hash> = known.iter().map(|r| *blake3::hash(r).as_bytes()).collect();
-        let mut keys = wanted.missing().to_vec();
+        let mut keys = wanted.missing.clone();
         for record in self.within(until, self.bucket.records(&invocation.0, &known))? {
             keys.extend(wanted.entry_key(cache, inv, &record).map_err(local)?);
         }
@@ -151,7 +151,7 @@ impl Session {
             self.store.import(&shared).map_err(|e| Error::Local(e.to_string()))?;
             return Ok(Some(took));
         }
-        self.note_absent(wanted.name());
+        self.note_absent(wanted.claim);
         Ok(None)
     }
 
@@ -160,12 +160,11 @@ impl Session {
         &self,
         cache: &dyn Cache,
         inv: &Invocation,
-        wanted: &dyn Wanted,
+        wanted: &Miss,
         object: EntryObject,
     ) -> kache_remote::Result<Option<Shared>> {
         let key = wanted.entry_key(cache, inv, &object.record).map_err(|e| Error::Local(e.to_string()))?;
-        let same = key.is_some_and(|k| k.0 == object.key)
-            && wanted.invocation().is_some_and(|i| i.0 == object.invocation);
+        let same = key.is_some_and(|k| k.0 == object.key) && wanted.invocation.0 == object.invocation;
         if !same {
             let name = format!("entry {}", kache_remote::hex(&object.key));
             return Err(Error::Bad { name, how: "its key does not follow from its record".into() });

@@ -7,7 +7,7 @@
 //! loses its dep-info (a build script: all that it left), which cargo never takes for fresh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,7 @@ use super::depinfo::{DepInfo, Root};
 use super::freshness::{self, Moved, Verdict};
 use super::inputs::Inputs;
 use super::place::Place;
+use super::proofs;
 use super::renew;
 use super::survey::Survey;
 use super::take::Snapshot;
@@ -60,7 +61,15 @@ pub struct Plan {
 }
 
 /// Plans a fork of a snapshot for the checkout at `to`.
-pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -> Result<Plan> {
+///
+/// `env` is the environment of whoever builds there.
+pub fn plan(
+    store: &Store,
+    snapshot: &Snapshot,
+    listing: &Listing,
+    to: &Place,
+    env: &[(OsString, OsString)],
+) -> Result<Plan> {
     let from = &snapshot.place;
     let moved = Moved::of(from, to);
     let inputs = Inputs::new(store, to, listing);
@@ -89,6 +98,8 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
             unit.problem = format!("{path} names the other checkout in a way that cannot be rewritten");
         }
     }
+    let planned = proofs::Planned { store, listing, texts: &texts, target: &to.target };
+    proofs::check(&planned, &mut units, from, to, env);
     let read = |path: &RelPath| tree::read(store, listing, path);
     let renewed = renew::renew(&mut units, from, to, &read);
     for (at, files) in &renewed {
@@ -110,7 +121,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, to: &Place) -
         if is_dropped(path, &dropped) {
             continue;
         }
-        plan.files.push(planned(path, item, &mut texts, &times));
+        plan.files.push(placed(path, item, &mut texts, &times));
         if let Item::File(file) = item {
             plan.bytes += file.size;
         }
@@ -148,7 +159,7 @@ fn text_here(text: &[u8], from: &Place, to: &Place) -> Option<Vec<u8>> {
     crate::launcher::moved(text, from, to).or_else(|| from.translate(text, to))
 }
 
-fn planned(
+fn placed(
     path: &RelPath,
     item: &Item,
     texts: &mut BTreeMap<RelPath, Vec<u8>>,

@@ -41,7 +41,7 @@ pub fn run(config: &Config, place: Place, from: &From, toolchain: &str, inv: &In
     let _in_use = store.in_use()?;
     let (snapshot, listing) = take::load(&store, &row)?;
     remotes.fetch(&fork::read_blobs(&snapshot, &listing, &place), None)?;
-    let plan = fork::plan(&store, &snapshot, &listing, &place)?;
+    let plan = fork::plan(&store, &snapshot, &listing, &place, &inv.env)?;
     fork::check_blobs(&store, &plan)?;
     bring(&store, session.as_deref(), &plan)?;
     let written = write(&store, &plan, &place.target);

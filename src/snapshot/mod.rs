@@ -19,6 +19,7 @@ mod inputs;
 pub mod materialize;
 mod package;
 pub mod place;
+mod proofs;
 pub mod refresh;
 mod renew;
 mod survey;

@@ -76,7 +76,7 @@ impl<'a> Survey<'a> {
     }
 
     /// A unit's outputs, without dep-info and launchers.
-    fn compiled(&self, unit: &Unit) -> Vec<(&RelPath, &File)> {
+    pub(super) fn compiled(&self, unit: &Unit) -> Vec<(&RelPath, &File)> {
         let found = units::profile_and_hash(&units::path_of(&unit.dir));
         let Some((profile, hash)) = found.filter(|_| unit.kind == Kind::Compile) else { return Vec::new() };
         let all = self.outputs.of_unit(&profile, &hash).iter();
@@ -105,8 +105,13 @@ impl<'a> Survey<'a> {
 
     /// See [`machine::run_name`].
     fn run_name(&self, run: &Unit) -> Option<Hash> {
+        self.run_name_among(self.units, run)
+    }
+
+    /// The same, for units that are elsewhere.
+    pub(super) fn run_name_among(&self, units: &[Unit], run: &Unit) -> Option<Hash> {
         let printed = run_dir(&units::path_of(&run.dir))?.join("output");
-        Some(machine::run_name(&self.program(run)?, &tree::file(self.listing, &printed)?.hash))
+        Some(machine::run_name(&self.program_among(units, run)?, &tree::file(self.listing, &printed)?.hash))
     }
 
     /// What a run printed is written with other paths in a fork, and is the same run all the same.
@@ -137,7 +142,11 @@ impl<'a> Survey<'a> {
 
     /// The program of a build script that was run.
     fn program(&self, run: &Unit) -> Option<Hash> {
-        let scripts = self.units.iter().filter(|u| u.name.starts_with("build-script-"));
+        self.program_among(self.units, run)
+    }
+
+    fn program_among(&self, units: &[Unit], run: &Unit) -> Option<Hash> {
+        let scripts = units.iter().filter(|u| u.name.starts_with("build-script-"));
         let script = scripts.filter(|u| run.deps.contains(&u.fingerprint));
         script.flat_map(|u| self.compiled(u)).map(|(_, file)| file.hash).next()
     }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use kache_fs::{Kind as FsKind, Mount, RelPath};
 use kache_wrapper::cache::{Cache, Sharing};
-use kache_wrapper::object;
+use kache_wrapper::{machine, object};
 use serde::{Deserialize, Serialize};
 
 use super::inputs::{IMMUTABLE, Inputs};
@@ -415,11 +415,9 @@ fn whole_package(
     }
     for program in programs {
         let Some(file) = tree::file(listing, program) else { continue };
-        let reads_git = match kache_wrapper::script::is_known_to_read_git(store, &file.hash) {
-            Some(known) => known,
-            None => kache_wrapper::script::reads_git(&store.read_blob(&file.hash)?),
-        };
-        if reads_git {
+        // A script whose runs cannot be stored may have asked git.
+        let is_proven = store.fact(machine::PROVEN, &file.hash).is_ok_and(|fact| fact.is_some());
+        if !is_proven {
             let (commit, moved_ns) = checkout::head(place);
             if moved_ns > reference_ns {
                 bail!("something else was checked out after it asked git");

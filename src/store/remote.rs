@@ -19,7 +19,7 @@ const LONGEST_RETRY: i64 = 3600;
 /// What a build used is forgotten after so long.
 const BUILD_AGE_NS: i64 = 30 * 24 * 3600 * 1_000_000_000;
 /// Facts that go along with an entry: about the content of its outputs, and true on every machine.
-const PORTABLE_FACTS: [&str; 4] = ["crate", machine::WORDS, machine::NATIVE, machine::HABITS];
+const PORTABLE_FACTS: [&str; 4] = ["crate-2", machine::WORDS, machine::NATIVE, machine::PROVEN];
 
 /// An entry with all that belongs to it.
 #[derive(Debug, Clone)]

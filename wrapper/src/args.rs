@@ -367,11 +367,6 @@ impl<'a> Parser<'a> {
                             .to_owned()
                     }
                     "save-temps" => return Err("temporary files are kept"),
-                    // Which file is the linker is found out and hashed; how it is spelled does not matter.
-                    "linker" => {
-                        self.c.codegen.push((name, option));
-                        return Ok(());
-                    }
                     _ => {}
                 }
                 self.pair("-C", &value);
@@ -531,7 +526,7 @@ impl Compile {
             }
             Dest::OutDir(name) => Some(self.out_dir.join(OsStr::from_bytes(name))),
             Dest::Explicit(kind) => self.explicit(kind).map(Path::to_owned),
-            Dest::Tree(..) => None,
+            Dest::Tree(..) | Dest::Beside(..) => None,
         }
     }
 

@@ -8,7 +8,8 @@ use crate::args;
 use crate::cache::{Cache, Invocation, Result};
 use crate::hasher::Hasher;
 use crate::key::{cargo_home, profile_dir};
-use crate::toolchain;
+use crate::lookup::Role;
+use crate::{script, toolchain};
 
 /// Names of a build, from the most exact one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,11 +34,24 @@ pub fn of_lock(hash: &[u8; 32]) -> [u8; 32] {
 }
 
 /// `None` when there is no `Cargo.lock` to tell it by.
-pub fn of(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Build>> {
+pub fn of(cache: &dyn Cache, inv: &Invocation, role: Role) -> Result<Option<Build>> {
+    if role == Role::BuildScript {
+        return script::build(cache, inv);
+    }
     let Ok(compile) = args::parse(inv, &|path| cache.read(path).ok().flatten()) else { return Ok(None) };
     let Some(profile) = profile_dir(&compile.out_dir) else { return Ok(None) };
     let toolchain = toolchain::identify(cache, inv, &compile)?;
     named(cache, inv, profile, &toolchain.identity, compile.target.as_deref())
+}
+
+/// Where an action puts its outputs.
+pub fn out_dir(cache: &dyn Cache, inv: &Invocation, role: Role) -> Option<PathBuf> {
+    match role {
+        Role::BuildScript => inv.var("OUT_DIR").map(PathBuf::from),
+        Role::Compiler => {
+            args::parse(inv, &|path| cache.read(path).ok().flatten()).ok().map(|compile| compile.out_dir)
+        }
+    }
 }
 
 /// `target` is the one that cargo was told, if it was.

@@ -73,6 +73,8 @@ pub enum Dest {
     Explicit(String),
     /// Path (raw bytes) below the directory that a build script fills.
     Tree(Vec<u8>, Node),
+    /// A path with tokens: what an action leaves outside of its own directory.
+    Beside(Vec<u8>, Node),
 }
 
 /// What is at a place of a build script's directory.

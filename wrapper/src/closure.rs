@@ -2,7 +2,7 @@
 //!
 //! cargo names only direct dependencies (`--extern`); rustc finds the others in the `-L dependency` directory, and
 //! a linked output contains their code. Every output that kache sees being made gets a fact under its content
-//! hash: all crates it was built from and all native libraries they asked for. A compile whose dependencies have
+//! hash: all crates it was built from. A compile whose dependencies have
 //! no such fact (they were built before kache was there) cannot be proven and is passed through.
 
 use std::collections::BTreeSet;
@@ -16,29 +16,25 @@ use crate::args::Compile;
 use crate::cache::{Cache, Result};
 use crate::hasher::Hasher;
 
-const SPACE: &str = "crate";
+const SPACE: &str = "crate-2";
 
 /// Everything behind an output.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closure {
     /// File names of crates (`libfoo-hash.rmeta`, `libbar_derive-hash.so`), as `--extern` named them.
     pub crates: BTreeSet<Vec<u8>>,
-    /// Names given to `-l`.
-    pub libs: BTreeSet<String>,
 }
 
 impl Closure {
     /// Of a compile: its direct dependencies and all that stands behind them. `None` when one is unknown.
     pub fn of(cache: &dyn Cache, compile: &Compile) -> Result<Option<Closure>> {
         let mut all = Closure::default();
-        all.libs.extend(compile.libs.iter().map(|l| crate::natives::library_name(l).to_owned()));
         for path in &compile.externs {
             let Some(hash) = cache.hash_file(path)? else { return Ok(None) };
             let Some(fact) = cache.fact(SPACE, &hash)? else { return Ok(None) };
             let Ok(behind) = postcard::from_bytes::<Closure>(&fact) else { return Ok(None) };
             all.crates.extend(path.file_name().map(|n| n.as_bytes().to_vec()));
             all.crates.extend(behind.crates);
-            all.libs.extend(behind.libs);
         }
         Ok(Some(all))
     }

@@ -1,19 +1,53 @@
 //! Running the real compiler: same stdin, jobserver, signals and status; output streamed as it comes, and kept.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use kache_trace::{Account, Observer};
 use serde::{Deserialize, Serialize};
 
 /// Set for compilers that kache runs, so that a kache below it (a `rustc` that is a script, a double wrapping)
 /// passes through.
 pub const ACTIVE: &str = "KACHE_ACTIVE";
+
+/// Names of what the processes above have claimed, in hex, with commas between.
+pub const HELD: &str = "KACHE_HELD";
+
+/// An observer, where there is one and it is wanted.
+#[derive(Default)]
+pub struct Observed {
+    observer: Option<Observer>,
+    watch_calls: bool,
+}
+
+impl Observed {
+    /// `dir` keeps what observing needs. Where nothing can be observed, nothing is.
+    pub fn new(dir: &Path, watch_calls: bool) -> Observed {
+        let observer = Observer::new(dir).inspect_err(|error| tracing::debug!(%error, "nothing is observed"));
+        Observed { observer: observer.ok(), watch_calls }
+    }
+
+    fn prepare(&mut self, command: &mut Command) {
+        if let Some(observer) = &mut self.observer
+            && let Err(error) = observer.prepare(command, self.watch_calls)
+        {
+            tracing::debug!(%error, "the command is not observed");
+            self.observer = None;
+        }
+    }
+
+    /// What was seen, when the command has ended.
+    pub fn account(self) -> Option<Account> {
+        self.observer.map(Observer::finish)
+    }
+}
 
 /// What a compiler did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,17 +71,27 @@ impl Ran {
 ///
 /// `before` sees whole lines of stderr before the caller does, and may change them: cargo starts dependents as soon as
 /// it reads that an output is there, and what they need must be there by then.
-pub fn run(argv: &[OsString], before: &mut dyn FnMut(&mut Vec<u8>)) -> io::Result<Ran> {
+pub fn run(
+    argv: &[OsString],
+    observed: &mut Observed,
+    before: &mut dyn FnMut(&mut Vec<u8>),
+) -> io::Result<Ran> {
     let mut command = command(argv)?;
     command.env(ACTIVE, "1");
+    observed.prepare(&mut command);
     run_command(command, before)
 }
 
 /// The same for a build script: compilers that it starts go through kache again.
-pub fn run_script(argv: &[OsString]) -> io::Result<Ran> {
+///
+/// `held` are names that this process has claimed: who runs below it must not wait for them.
+pub fn run_script(argv: &[OsString], held: &OsStr, observed: &mut Observed) -> io::Result<Ran> {
     let mut tries = 0;
     loop {
-        match run_command(command(argv)?, &mut |_| {}) {
+        let mut command = command(argv)?;
+        command.env(HELD, held);
+        observed.prepare(&mut command);
+        match run_command(command, &mut |_| {}) {
             // Somebody else was forked while the program was being written; it lets go when it becomes its own.
             Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) && tries < 50 => {
                 tries += 1;

@@ -4,8 +4,10 @@
 //! `parse_rustc_dep_info` in cargo.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+
+use crate::prefixes::{Prefixes, replace_path, token};
 
 /// What a `.d` file says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,43 @@ pub struct DepInfo {
     pub files: Vec<PathBuf>,
     /// Variables that `env!` and `option_env!` asked for.
     pub env: Vec<String>,
+}
+
+/// A `.d` file with tokens in place of this machine's paths, which stand in it with blanks escaped.
+pub fn template(text: &[u8], prefixes: &Prefixes) -> Vec<u8> {
+    let mut out = text.to_vec();
+    for prefix in prefixes.iter().rev().filter(|p| p.has_token()) {
+        let path = prefix.path.as_os_str().as_bytes();
+        if path.contains(&b' ') {
+            out = replace_path(&out, &escaped(path), &token(prefix.token), true);
+        }
+    }
+    prefixes.template(&out)
+}
+
+/// What such a template says here.
+pub fn expand(template: &[u8], prefixes: &Prefixes) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(template.len() + 64);
+    for line in template.split_inclusive(|&b| b == b'\n') {
+        // Values of variables are no paths of a makefile.
+        if line.starts_with(b"#") {
+            out.extend(prefixes.expand(line)?);
+        } else {
+            out.extend(prefixes.expand_with(line, &escaped)?);
+        }
+    }
+    Some(out)
+}
+
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for &b in path {
+        if b == b' ' {
+            out.push(b'\\');
+        }
+        out.push(b);
+    }
+    out
 }
 
 impl DepInfo {
@@ -40,17 +79,11 @@ impl DepInfo {
 
 /// The same text with further files in every rule, so that cargo watches them too.
 pub fn with_extra(text: &[u8], extra: &[PathBuf]) -> Vec<u8> {
-    use std::os::unix::ffi::OsStrExt;
     let mut out = Vec::with_capacity(text.len());
     let mut names = Vec::new();
     for path in extra {
         names.push(b' ');
-        for &b in path.as_os_str().as_bytes() {
-            if b == b' ' {
-                names.push(b'\\');
-            }
-            names.push(b);
-        }
+        names.extend(escaped(path.as_os_str().as_bytes()));
     }
     for line in text.split_inclusive(|&b| b == b'\n') {
         let (body, end) = match line.strip_suffix(b"\n") {
@@ -114,6 +147,21 @@ mod tests {
         let info = DepInfo::parse(TEXT);
         assert_eq!(info.files, [PathBuf::from("src/main.rs"), PathBuf::from("src/a b.rs")]);
         assert_eq!(info.env, ["BAR", "FOO"]);
+    }
+
+    #[test]
+    fn paths_with_blanks_are_replaced_and_come_back() {
+        let prefixes = |dir: &str| {
+            let mut p = Prefixes::default();
+            p.add('W', Path::new(dir), "");
+            p
+        };
+        let text = |dir: &str, path: &str| {
+            format!("{dir}/x.d: {dir}/src/a.rs\n\n{dir}/src/a.rs:\n\n# env-dep:D={path}\n").into_bytes()
+        };
+        let template = template(&text("/w/my\\ a", "/w/my a"), &prefixes("/w/my a"));
+        assert_eq!(expand(&template, &prefixes("/v/b c d")).unwrap(), text("/v/b\\ c\\ d", "/v/b c d"));
+        assert_eq!(expand(&template, &prefixes("/v/b")).unwrap(), text("/v/b", "/v/b"));
     }
 
     #[test]

@@ -1,19 +1,26 @@
-//! The back half of a miss: outputs become blobs, what was read becomes a record, both become findable.
+//! The back half of an action: outputs become blobs, what was seen becomes a record, both become findable.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::artifacts::{self, Messages};
-use crate::cache::{Cache, Dest, Entry, EntryKey, Invocation, Output, Publication, Result, TextOutput};
+use crate::cache::{
+    Cache, Dest, Entry, EntryKey, Invocation, Node, Output, Publication, Result, Sharing, TextOutput,
+};
 use crate::compile::Ran;
 use crate::depinfo::{self, DepInfo};
-use crate::lookup::{Plan, Store};
-use crate::prefixes::MARK;
+use crate::evidence::{Beside, Evidence, tokens};
+use crate::hasher::Hasher;
+use crate::lookup::{Miss, Plan, Store, Work};
+use crate::prefixes::{MARK, Prefixes};
+use crate::proof::Proof;
 use crate::record::{Input, InputRecord};
-use crate::{machine, object};
+use crate::script::outputs::Found;
+use crate::{included, machine, object, script};
 
 /// What became of a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +29,39 @@ pub enum Finished {
     Stored(EntryKey, u64),
     /// Why it was not stored.
     Unstored(String),
+}
+
+/// What an observer saw of an action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    Evidence(Evidence),
+    /// Why nothing follows from it.
+    Unproven(String),
+    /// There is no observer here.
+    Nothing,
+}
+
+/// What an action has left, besides what [`Evidence`] names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Left {
+    pub ran: Ran,
+    pub seen: Seen,
+    /// Everything in the `OUT_DIR` of a build script, and whether something was there before.
+    pub found: Vec<Found>,
+    pub was_used: bool,
+    /// Names of variables that cargo set for it.
+    pub given: Vec<OsString>,
+}
+
+/// A result that may be stored.
+pub(crate) struct Made {
+    pub record: InputRecord,
+    /// Paths that somebody has as values. They bind the result unless it is shown to be the same elsewhere.
+    pub asked: BTreeSet<char>,
+    pub outputs: Vec<Output>,
+    pub texts: Vec<TextOutput>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
 }
 
 /// Remembers what stands behind an output that is not stored, or not yet: the compiler announces metadata while it goes
@@ -39,32 +79,177 @@ pub fn early_output(plan: &Plan, lines: &[u8]) -> Option<PathBuf> {
     announced.find_map(|(kind, path)| (kind == "metadata" && plan.compile.emits("link")).then_some(path))
 }
 
-/// Stores what a successful compile made. An error is a failure of the cache: the build goes on regardless.
-pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Result<Finished> {
+/// Stores what a successful action made. An error is a failure of the cache: the build goes on regardless.
+pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> Result<Finished> {
+    let made = match &miss.work {
+        Work::Compile(plan) => compile(cache, inv, plan, left)?,
+        Work::Script(script) => script.made(cache, inv, left)?,
+    };
+    let mut made = match made {
+        Ok(made) => made,
+        Err(why) => return Ok(Finished::Unstored(why)),
+    };
+    if [&left.ran.stdout, &left.ran.stderr].iter().any(|text| text.contains(&MARK)) {
+        return Ok(Finished::Unstored("control character in the output".into()));
+    }
+    miss.inputs.iter().for_each(|input| made.record.add(input.clone()));
+    let bound: BTreeSet<char> = made
+        .record
+        .0
+        .iter()
+        .filter_map(|i| if let Input::Bound(token) = i { Some(*token) } else { None })
+        .collect();
+    let asked: BTreeSet<char> = made.asked.difference(&bound).copied().collect();
+    let entry = Entry {
+        crate_name: miss.work.name().to_owned(),
+        kind: miss.work.kind().to_owned(),
+        outputs: made.outputs,
+        texts: made.texts,
+        stdout: made.stdout,
+        stderr: made.stderr,
+        took_ms: left.ran.took.as_millis() as u64,
+    };
+    let here = miss.work.here(cache, inv);
+    let publish = |record: &InputRecord| -> Result<Option<EntryKey>> {
+        let Some(key) = record.entry_key(&here, &miss.invocation)? else { return Ok(None) };
+        let entry = entry.clone();
+        cache.publish(&Publication {
+            invocation: miss.invocation,
+            record: record.to_bytes()?,
+            key,
+            entry,
+        })?;
+        Ok(Some(key))
+    };
+    let mut record = made.record.clone();
+    asked.iter().for_each(|token| record.add(Input::Bound(*token)));
+    let Some(key) = publish(&record)? else { return Ok(Finished::Unstored("an input is gone".into())) };
+    if !asked.is_empty()
+        && let Some(free) = made.record.entry_key(&here, &miss.invocation)?
+        && is_same_elsewhere(cache, &free, &asked, miss.work.prefixes(), &entry)?
+    {
+        publish(&made.record)?;
+    }
+    record.remember(&here, &miss.invocation)?;
+    let proof = Proof::of(miss, key, inv, &left.given);
+    match &miss.work {
+        Work::Script(script) => {
+            script.note_run(cache, &left.ran.stdout, &record.to_bytes()?)?;
+            if let Some(name) = script.run_name(cache, &left.ran.stdout)? {
+                proof.keep(cache, &name)?;
+            }
+        }
+        Work::Compile(_) => {
+            for output in &entry.outputs {
+                proof.keep(cache, &output.blob)?;
+            }
+        }
+    }
+    Ok(Finished::Stored(key, entry.bytes()))
+}
+
+/// A result that was made where it may depend on the place, as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ElsewhereFact {
+    digest: [u8; 32],
+    /// Lengths of the paths that were asked for, by their tokens.
+    lengths: Vec<(char, usize)>,
+    /// Two places gave different results.
+    differs: bool,
+}
+
+/// Was the same made of the same inputs at a place where all these paths are of other lengths? Then none of them is part of
+/// it: neither they, nor hashes, nor lengths of them.
+fn is_same_elsewhere(
+    cache: &dyn Cache,
+    free: &EntryKey,
+    asked: &BTreeSet<char>,
+    prefixes: &Prefixes,
+    entry: &Entry,
+) -> Result<bool> {
+    const SPACE: &str = "elsewhere";
+    let here = ElsewhereFact { digest: digest(entry)?, lengths: lengths(asked, prefixes), differs: false };
+    let known = cache.fact(SPACE, &free.0)?.and_then(|v| postcard::from_bytes::<ElsewhereFact>(&v).ok());
+    let Some(mut there) = known else {
+        cache.set_fact(SPACE, &free.0, &postcard::to_stdvec(&here)?)?;
+        return Ok(false);
+    };
+    if there.digest != here.digest {
+        there.differs = true;
+        cache.set_fact(SPACE, &free.0, &postcard::to_stdvec(&there)?)?;
+    }
+    let other_lengths = here.lengths.iter().zip(&there.lengths).all(|(a, b)| a.0 == b.0 && a.1 != b.1);
+    Ok(!there.differs && other_lengths && here.lengths.len() == there.lengths.len())
+}
+
+fn lengths(asked: &BTreeSet<char>, prefixes: &Prefixes) -> Vec<(char, usize)> {
+    asked.iter().map(|t| (*t, prefixes.get(*t).map_or(0, |path| path.as_os_str().len()))).collect()
+}
+
+/// Of everything in an entry but how long it took.
+fn digest(entry: &Entry) -> Result<[u8; 32]> {
+    let entry = Entry { took_ms: 0, ..entry.clone() };
+    Ok(Hasher::new("entry content").field("entry", &postcard::to_stdvec(&entry)?).finish())
+}
+
+/// What a compile made; `Err`: why it is not stored.
+fn compile(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    plan: &Plan,
+    left: &Left,
+) -> Result<std::result::Result<Made, String>> {
     let compile = &plan.compile;
+    let ran = &left.ran;
     let messages = artifacts::read(&ran.stderr);
     let dep_info_path = compile.dep_info_path();
     let Some(dep_text) = cache.read(&dep_info_path)? else {
-        return Ok(Finished::Unstored("the compiler wrote no dep-info".into()));
+        return Ok(Err("the compiler wrote no dep-info".into()));
     };
     if !plan.extra.is_empty() {
         write_beside(&dep_info_path, &depinfo::with_extra(&dep_text, &plan.extra))?;
     }
-    let outputs = outputs(cache, inv, plan, &messages)?;
-    if plan.store == Store::Edit {
-        // Not stored, but whoever depends on it wants to know what is behind it. Nothing depends on a program.
+    let none = Evidence::default();
+    let evidence = if let Seen::Evidence(evidence) = &left.seen { evidence } else { &none };
+    let outputs = outputs(inv, plan, &messages, &evidence.own)?;
+    let info = DepInfo::parse(&dep_text);
+    let unproven = match &left.seen {
+        _ if plan.store == Store::Edit => Some("edit".to_owned()),
+        _ if dep_text.contains(&MARK) => Some("control character in the output".into()),
+        _ if has_changed(cache, plan)? => Some("an input changed while it was compiled".into()),
+        Seen::Unproven(why) => Some(why.clone()),
+        Seen::Nothing => unseen(cache, inv, plan, &info)?.map(str::to_owned),
+        Seen::Evidence(_) => None,
+    };
+    if let Some(why) = unproven {
+        // Whoever depends on it wants to know what is behind it. Nothing depends on a program.
         if !compile.is_program() {
             for (_, path) in outputs {
                 announced(cache, plan, &path)?;
             }
         }
-        return Ok(Finished::Unstored("edit".into()));
+        return Ok(Err(why));
     }
-    let Some(invocation) = plan.invocation else { return Ok(Finished::Unstored("not provable".into())) };
-
-    let info = DepInfo::parse(&dep_text);
-    let mut record = InputRecord::new(cache, &info, &inv.cwd, &plan.prefixes)?;
-    let changed = changed_meanwhile(cache, plan, &record, ran.started_ns)?;
+    let mut record = InputRecord::new(evidence.inputs.iter().cloned());
+    for file in &info.files {
+        let path = crate::evidence::plain(&inv.cwd.join(file));
+        let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
+            // A directory that a macro tracks.
+            Input::Tree(plan.prefixes.template_path(&path))
+        } else {
+            Input::File(plan.prefixes.template_path(&path))
+        };
+        record.0.push(input);
+    }
+    record.0.extend(info.env.iter().cloned().map(Input::Env));
+    let mut asked = evidence.asked.clone();
+    for name in &info.env {
+        let Some(value) = inv.var(name) else { continue };
+        let of_paths = tokens(&plan.prefixes.template(value.as_bytes()));
+        if !of_paths.is_empty() && !included::is_only_included(cache, inv, &info.files, name)? {
+            asked.extend(of_paths);
+        }
+    }
 
     let needles: Vec<(char, &[u8])> =
         plan.prefixes.iter().map(|p| (p.token, p.path.as_os_str().as_bytes())).collect();
@@ -72,74 +257,109 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, plan: &Plan, ran: &Ran) -> Re
     let patterns: Vec<&[u8]> =
         needles.iter().map(|(_, n)| *n).chain(packed.iter().map(|(_, n)| n.as_slice())).collect();
     // Else the compiler's own debug information names no such path, and C's is as it was in the native libraries.
-    let debug_counts =
-        compile.args.iter().any(|a| memchr::memmem::find(a.as_bytes(), b"remap-path-scope").is_some());
+    let debug_counts = !plan.remap
+        || compile.args.iter().any(|a| memchr::memmem::find(a.as_bytes(), b"remap-path-scope").is_some());
 
     let native = compile.codegen("target-cpu") == Some(OsStr::new("native"));
     let mut stored = Vec::with_capacity(outputs.len());
+    let mut found = BTreeSet::new();
     for (dest, path) in outputs {
         let executable = cache.stat(&path)?.is_some_and(|id| id.executable);
         let sharing = compile.sharing();
-        if changed {
-            announced(cache, plan, &path)?;
-            continue;
-        }
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
         plan.closure.remember(cache, compile, &ingested.hash)?;
         let (plain, hidden) = ingested.contains.split_at(needles.len());
-        for token in object::bound_to(cache, &path, &needles, plain, debug_counts)? {
-            record.bind(token);
-        }
-        for ((token, _), found) in packed.iter().zip(hidden) {
-            if *found {
-                record.bind(*token);
-            }
-        }
+        found.extend(object::bound_to(cache, &path, &needles, plain, debug_counts)?);
+        found.extend(packed.iter().zip(hidden).filter(|(_, found)| **found).map(|((token, _), _)| *token));
         if native {
             cache.set_fact(machine::NATIVE, &ingested.hash, &[])?;
         }
         stored.push(Output { dest, blob: ingested.hash, size: ingested.size, executable, sharing });
     }
-    if changed {
-        return Ok(Finished::Unstored("an input changed while it was compiled".into()));
-    }
+    let Some(dep_dest) = compile.dest("dep-info", &dep_info_path) else {
+        return Ok(Err("an output is in an unexpected place".into()));
+    };
+    let mut texts =
+        vec![TextOutput { dest: dep_dest, template: depinfo::template(&dep_text, &plan.prefixes) }];
+    beside(cache, &plan.prefixes, &evidence.beside, &needles, &mut stored, &mut texts, &mut found)?;
     if plan.bind_all {
-        needles.iter().for_each(|(token, _)| record.bind(*token));
+        found.extend(needles.iter().map(|(token, _)| *token));
     }
     if messages.diagnostics && compile.diagnostic_width.is_some() {
-        record.depends_on_width();
+        record.0.push(Input::Width);
     }
-    if [&ran.stdout, &ran.stderr, &dep_text].iter().any(|t| t.contains(&MARK)) {
-        return Ok(Finished::Unstored("control character in the output".into()));
-    }
-    let width = compile.diagnostic_width.as_deref();
-    let Some(key) = record.entry_key(cache, inv, &invocation, &plan.prefixes, width)? else {
-        return Ok(Finished::Unstored("an input is gone".into()));
-    };
-    record.remember(cache, inv, &invocation, &plan.prefixes)?;
-    let Some(dep_dest) = compile.dest("dep-info", &dep_info_path) else {
-        return Ok(Finished::Unstored("an output is in an unexpected place".into()));
-    };
-    let entry = Entry {
-        crate_name: compile.crate_name.clone(),
-        kind: compile.kind().to_owned(),
+    record.0.extend(found.into_iter().map(Input::Bound));
+    Ok(Ok(Made {
+        record: InputRecord::new(record.0),
+        asked,
         outputs: stored,
-        texts: vec![TextOutput { dest: dep_dest, template: plan.prefixes.template(&dep_text) }],
+        texts,
         stdout: plan.prefixes.template(&ran.stdout),
         stderr: plan.prefixes.template(&ran.stderr),
-        took_ms: ran.took.as_millis() as u64,
-    };
-    let bytes = entry.bytes();
-    cache.publish(&Publication { invocation, record: record.to_bytes()?, key, entry })?;
-    Ok(Finished::Stored(key, bytes))
+    }))
+}
+
+/// Stores what an action left outside of its own directory.
+pub(crate) fn beside(
+    cache: &dyn Cache,
+    prefixes: &Prefixes,
+    all: &[Beside],
+    needles: &[(char, &[u8])],
+    outputs: &mut Vec<Output>,
+    texts: &mut Vec<TextOutput>,
+    bound: &mut BTreeSet<char>,
+) -> Result<()> {
+    let patterns: Vec<&[u8]> = needles.iter().map(|(_, n)| *n).collect();
+    for Beside { path, node, link } in all {
+        let dest = Dest::Beside(prefixes.template_path(path), *node);
+        match node {
+            Node::Dir => texts.push(TextOutput { dest, template: Vec::new() }),
+            Node::Link => {
+                texts.push(TextOutput { dest, template: script::outputs::template(link, prefixes, bound) })
+            }
+            Node::File | Node::Program => {
+                let (executable, sharing) = (*node == Node::Program, Sharing::Copy);
+                let ingested = cache.ingest(path, executable, sharing, &patterns)?;
+                let found = needles.iter().zip(&ingested.contains).filter(|(_, found)| **found);
+                bound.extend(found.map(|((token, _), _)| *token));
+                outputs.push(Output { dest, blob: ingested.hash, size: ingested.size, executable, sharing });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where nothing can be observed: why this compile may have read more than the compiler tells. `None`: it has not.
+fn unseen(cache: &dyn Cache, inv: &Invocation, plan: &Plan, info: &DepInfo) -> Result<Option<&'static str>> {
+    let compile = &plan.compile;
+    if plan.has_macros || compile.links() || compile.is_proc_macro() {
+        return Ok(Some("macros and linkers cannot be observed here"));
+    }
+    let is_plain_driver = compile.driver.len() == 1 && compile.unstable.is_empty();
+    if !is_plain_driver
+        || !compile.libs.is_empty()
+        || compile.search.iter().any(|(kind, _)| kind != "dependency")
+    {
+        return Ok(Some("what else it reads cannot be observed here"));
+    }
+    for file in &info.files {
+        let text = cache.read(&inv.cwd.join(file))?.unwrap_or_default();
+        if [&b"asm!"[..], b"#[link", b"# [link"]
+            .iter()
+            .any(|word| memchr::memmem::find(&text, word).is_some())
+        {
+            return Ok(Some("what an assembler reads cannot be observed here"));
+        }
+    }
+    Ok(None)
 }
 
 /// Files that the compiler announced, and those it makes without announcing them, by their portable names.
 fn outputs(
-    cache: &dyn Cache,
     inv: &Invocation,
     plan: &Plan,
     messages: &Messages,
+    written: &[PathBuf],
 ) -> Result<Vec<(Dest, PathBuf)>> {
     let compile = &plan.compile;
     let mut found = Vec::new();
@@ -154,18 +374,15 @@ fn outputs(
     if compile.emits("link") && !messages.artifacts.iter().any(|(kind, _)| kind == "link") {
         return Err("the compiler announced no linked output".into());
     }
-    // Split debug information lies beside the output, under names that begin like it.
-    if compile.codegen("split-debuginfo").is_some_and(|v| v != "off") {
-        let stem = compile.stem();
-        for name in cache.list_dir(&compile.out_dir)? {
-            let bytes = name.as_bytes();
-            let ours = bytes.starts_with(stem.as_bytes())
-                || bytes.strip_prefix(b"lib").is_some_and(|n| n.starts_with(stem.as_bytes()));
-            let debug =
-                matches!(Path::new(&name).extension().and_then(OsStr::to_str), Some("dwp" | "dwo" | "o"));
-            if ours && debug {
-                found.push((Dest::OutDir(bytes.to_vec()), compile.out_dir.join(&name)));
-            }
+    // Split debug information, and what options ask for.
+    let dep_info = compile.dep_info_path();
+    for path in written.iter().filter(|path| **path != dep_info) {
+        let is_new = !found.iter().any(|(_, known)| known == path);
+        if is_new
+            && path.parent() == Some(&compile.out_dir)
+            && let Some(name) = path.file_name()
+        {
+            found.push((Dest::OutDir(name.as_bytes().to_vec()), path.clone()));
         }
     }
     found.sort_by(|a, b| a.1.cmp(&b.1));
@@ -173,20 +390,8 @@ fn outputs(
     Ok(found)
 }
 
-/// Did anything that the compile read change after it began?
-///
-/// A compiler needs longer to load than a file system's clock needs to tick, so a change in the very tick of the
-/// start was there before the first read.
-fn changed_meanwhile(cache: &dyn Cache, plan: &Plan, record: &InputRecord, started_ns: i64) -> Result<bool> {
-    for input in &record.0 {
-        if let Input::File(template) = input {
-            let Some(path) = plan.prefixes.expand_path(template) else { return Ok(true) };
-            match cache.stat(&path)? {
-                Some(id) if id.mtime_ns <= started_ns && id.ctime_ns <= started_ns => {}
-                _ => return Ok(true),
-            }
-        }
-    }
+/// Did a dependency, whose content is in the key, change meanwhile?
+fn has_changed(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
     for (path, id) in &plan.watched {
         if !cache.stat(path)?.is_some_and(|now| now.same_content(id)) {
             return Ok(true);
@@ -197,14 +402,13 @@ fn changed_meanwhile(cache: &dyn Cache, plan: &Plan, record: &InputRecord, start
 
 /// Replaces a file so that nobody sees half of it.
 fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".kache-tmp");
-    let temp = path.with_file_name(name);
-    std::fs::write(&temp, bytes)?;
-    std::fs::rename(&temp, path)?;
+    let dir = path.parent().ok_or("a path without a directory")?;
+    let mut temp = tempfile::Builder::new().prefix(".kache-").tempfile_in(dir)?;
+    std::io::Write::write_all(&mut temp, bytes)?;
+    temp.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
+    temp.persist(path)?;
     Ok(())
 }
-
 /// LLVM bitcode packs constant strings of 7-bit characters without byte alignment.
 fn has_bitcode(plan: &Plan) -> bool {
     let c = &plan.compile;

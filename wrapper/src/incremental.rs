@@ -30,10 +30,11 @@ use crate::args::{Change, Compile, Flag, Keyed, incremental, is_incremental, rel
 use crate::cache::Invocation;
 use crate::compile::ACTIVE;
 use crate::hasher::Hasher;
-use crate::key::{RECIPE, RUSTC_ENV};
+use crate::key::RECIPE;
 use crate::lookup::Plan;
 use crate::prefixes::Prefixes;
 use crate::scratch::is_plain;
+use crate::variables;
 
 /// In the directory of a unit's state: what its newest session was made with.
 const ORIGIN: &str = "origin";
@@ -83,7 +84,7 @@ pub fn session(
         }
     }
     // One of them is no option, but what `env!` may ask for.
-    for name in RUSTC_ENV.iter().chain(&["CLIPPY_ARGS"]).filter(|n| **n != "CARGO_RUSTC_CURRENT_DIR") {
+    for name in variables::RUSTC.iter().chain(&["CLIPPY_ARGS"]).filter(|n| **n != "CARGO_RUSTC_CURRENT_DIR") {
         match inv.var(name) {
             Some(value) if same_everywhere(value) => {
                 h.field("env", name.as_bytes()).field("value", value.as_bytes());

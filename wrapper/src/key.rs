@@ -1,4 +1,4 @@
-//! The invocation key: everything about a compile that is known before its sources are read.
+//! The invocation key: everything about a compile that is known before it reads anything: compiler, arguments, place.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,21 +10,10 @@ use crate::closure::Closure;
 use crate::hasher::{Hasher, Parts, differences};
 use crate::prefixes::{CARGO_HOME, Prefixes, RUST_SRC, TARGET, WORKSPACE};
 use crate::toolchain::{self, Toolchain};
-use crate::{linker, macros, natives};
+use crate::{host, variables};
 
 /// Changes whenever the recipe below, the records or the entries change meaning: old entries become unreachable.
-pub(crate) const RECIPE: &str = "kache 1";
-
-/// Variables that change what rustc does, whatever the sources say.
-pub(crate) const RUSTC_ENV: &[&str] = &[
-    "RUSTC_BOOTSTRAP",
-    "RUST_TARGET_PATH",
-    "SOURCE_DATE_EPOCH",
-    "RUSTC_FORCE_RUSTC_VERSION",
-    "RUSTC_OVERRIDE_VERSION_STRING",
-    "RUSTC_BLESS_DIAGNOSTICS",
-    "CARGO_RUSTC_CURRENT_DIR",
-];
+pub(crate) const RECIPE: &str = "kache 2";
 
 /// Remembers what went into this compile's key, and tells how that differs from the last time a compile of the same
 /// name and kind was remembered. For people; called on misses only.
@@ -59,6 +48,7 @@ pub struct Known {
     pub key: InvocationKey,
     /// Identity of the compiler.
     pub toolchain: [u8; 32],
+    pub sysroot: PathBuf,
     pub prefixes: Prefixes,
     /// Paths are replaced in outputs (else they are part of the key).
     pub remap: bool,
@@ -90,7 +80,9 @@ fn hash(
     let Some(closure) = Closure::of(cache, compile)? else {
         return Ok(Err("a dependency was built without kache"));
     };
-    let remap = settings.path_remap && !compile.has_codegen("instrument-coverage");
+    // The user's own replacing of paths goes on as it is, and none of ours can be told from it.
+    let has_own = compile.keyed.iter().any(|arg| matches!(arg, Keyed::Literal(text) if is_remap(text)));
+    let remap = settings.path_remap && !compile.has_codegen("instrument-coverage") && !has_own;
     let prefixes = prefixes(inv, compile, &toolchain);
 
     h.field("recipe", RECIPE.as_bytes());
@@ -120,27 +112,18 @@ fn hash(
         }
     }
     if compile.codegen("target-cpu") == Some(OsStr::new("native")) {
-        match natives::native_cpu() {
+        match host::cpu() {
             Some(cpu) => h.field("cpu", &cpu),
             None => return Ok(Err("target-cpu=native of an unknown processor")),
         };
     }
     environment(h, inv, settings, &prefixes);
     closure.add_to_key(h, cache, compile)?;
-    macros::add_to_key(h, cache, inv, &prefixes, &closure.dynamic(cache, compile)?)?;
-    let names: Vec<String> = closure.libs.iter().cloned().collect();
-    natives::add_libraries(h, cache, compile, &names)?;
-    natives::add_named_files(h, cache, inv, compile)?;
-    if compile.links() {
-        linker::add_to_key(h, cache, inv, compile, &toolchain, &names)?;
-    }
-    if compile.driver.len() > 1 || is_clippy(compile) {
-        clippy(h, cache, inv)?;
-    }
     let extra = extra_inputs(h, cache, inv, settings)?;
     Ok(Ok(Known {
         key: InvocationKey(h.finish()),
         toolchain: toolchain.identity,
+        sysroot: toolchain.about.sysroot,
         prefixes,
         remap,
         closure,
@@ -150,11 +133,26 @@ fn hash(
 }
 
 fn environment(h: &mut Hasher, inv: &Invocation, settings: &Settings, prefixes: &Prefixes) {
-    for name in RUSTC_ENV {
+    for name in variables::RUSTC {
         if let Some(value) = inv.var(name) {
             h.field("env", name.as_bytes()).field("value", &prefixes.normal(value));
         }
     }
+    wanted_variables(h, inv, settings, prefixes);
+    loader_variables(h, inv, prefixes);
+}
+
+/// What is loaded into every program, and from where, before anything can be observed.
+pub(crate) fn loader_variables(h: &mut Hasher, inv: &Invocation, prefixes: &Prefixes) {
+    for name in ["LD_PRELOAD", "LD_AUDIT"] {
+        if let Some(value) = inv.var(name).filter(|value| !value.is_empty()) {
+            h.field("env", name.as_bytes()).field("value", &prefixes.normal(value));
+        }
+    }
+}
+
+/// Variables that the user wants in every key.
+pub(crate) fn wanted_variables(h: &mut Hasher, inv: &Invocation, settings: &Settings, prefixes: &Prefixes) {
     for name in &settings.key_env_vars {
         h.field("key-env", name.as_bytes());
         match inv.var(name) {
@@ -162,6 +160,10 @@ fn environment(h: &mut Hasher, inv: &Invocation, settings: &Settings, prefixes: 
             None => h.field("unset", b""),
         };
     }
+}
+
+fn is_remap(arg: &OsStr) -> bool {
+    arg.as_bytes().starts_with(b"--remap-path-prefix")
 }
 
 /// This machine's paths, and how outputs show them. Documented in docs/portable-builds.md.
@@ -173,22 +175,19 @@ fn prefixes(inv: &Invocation, compile: &Compile, toolchain: &Toolchain) -> Prefi
     let home = cargo_home(inv);
     if let Some(home) = &home {
         p.add(CARGO_HOME, home, "/cargo");
+        p.add_alias(CARGO_HOME);
     }
-    let belongs_elsewhere = home.is_some_and(|h| inv.cwd.starts_with(h)) || inv.cwd.starts_with(&rust_src);
+    let in_home = p.iter().any(|p| p.token == CARGO_HOME && inv.cwd.starts_with(&p.path));
+    let belongs_elsewhere = in_home || inv.cwd.starts_with(&rust_src);
     if !belongs_elsewhere {
-        let shown = if compile.source.is_absolute() {
-            // A path dependency outside of the workspace: cargo runs the compiler in its package.
-            let name = inv.var("CARGO_PKG_NAME").unwrap_or_default().to_string_lossy();
-            let version = inv.var("CARGO_PKG_VERSION").unwrap_or_default().to_string_lossy();
-            format!("{name}-{version}")
-        } else {
-            ".".to_owned()
-        };
-        p.add(WORKSPACE, &inv.cwd, shown);
+        // Of a path dependency outside of the workspace, which cargo names by its whole path, programs and messages say
+        // where it really is.
+        p.add(WORKSPACE, &inv.cwd, if compile.source.is_absolute() { "" } else { "." });
     }
     if let Some(dir) = profile_dir(&compile.out_dir) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         p.add(TARGET, dir, format!("./target/{name}"));
+        p.add_alias(TARGET);
     }
     p
 }
@@ -207,26 +206,6 @@ pub fn cargo_home(inv: &Invocation) -> Option<PathBuf> {
     set.or_else(|| inv.var("HOME").map(|h| Path::new(h).join(".cargo"))).filter(|p| p.is_absolute())
 }
 
-fn is_clippy(compile: &Compile) -> bool {
-    compile.driver.first().is_some_and(|d| Path::new(d).file_stem() == Some(OsStr::new("clippy-driver")))
-}
-
-/// clippy's own inputs: its arguments come by environment, its configuration lies in some parent directory.
-fn clippy(h: &mut Hasher, cache: &dyn Cache, inv: &Invocation) -> Result<()> {
-    h.field("clippy-args", inv.var("CLIPPY_ARGS").unwrap_or_default().as_bytes());
-    let start = inv.var("CLIPPY_CONF_DIR").or_else(|| inv.var("CARGO_MANIFEST_DIR")).map(PathBuf::from);
-    let start = inv.cwd.join(start.unwrap_or_default());
-    for dir in start.ancestors() {
-        for name in [".clippy.toml", "clippy.toml"] {
-            if let Some(hash) = cache.hash_file(&dir.join(name))? {
-                h.field("clippy-conf", &hash);
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
 fn extra_inputs(
     h: &mut Hasher,
     cache: &dyn Cache,
@@ -237,7 +216,7 @@ fn extra_inputs(
         return Ok(Vec::new());
     }
     let package = inv.var("CARGO_MANIFEST_DIR").map_or_else(|| inv.cwd.clone(), PathBuf::from);
-    let found = natives::extra_inputs(&package, &settings.extra_inputs);
+    let found = matching(&package, &settings.extra_inputs);
     for path in &found {
         h.field("extra", path.strip_prefix(&package).unwrap_or(path).as_os_str().as_bytes());
         if let Some(id) = cache.stat(path)?
@@ -249,6 +228,36 @@ fn extra_inputs(
     Ok(found)
 }
 
+/// Files that match the globs of `extra_inputs`, and the directories that were looked through (a new file there counts).
+fn matching(package: &Path, globs: &[String]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for glob in globs {
+        let literal: PathBuf = Path::new(glob)
+            .components()
+            .take_while(|c| !c.as_os_str().as_bytes().iter().any(|b| b"*?[{".contains(b)))
+            .collect();
+        let Ok(pattern) = globset::GlobBuilder::new(glob).literal_separator(true).build() else { continue };
+        let matcher = pattern.compile_matcher();
+        let mut todo = vec![package.join(&literal)];
+        while let Some(path) = todo.pop() {
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            let relative = path.strip_prefix(package).unwrap_or(&path).to_owned();
+            if meta.is_dir() {
+                let Ok(entries) = std::fs::read_dir(&path) else { continue };
+                todo.extend(entries.flatten().map(|e| e.path()));
+                found.push(path);
+            } else if matcher.is_match(&relative)
+                || relative.starts_with(&literal) && literal == Path::new(glob)
+            {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,5 +266,22 @@ mod tests {
     fn profile_directories() {
         assert_eq!(profile_dir(Path::new("/t/debug/deps")), Some(Path::new("/t/debug")));
         assert_eq!(profile_dir(Path::new("/t/x86/release/build/a-1")), Some(Path::new("/t/x86/release")));
+    }
+
+    #[test]
+    fn a_directory_or_glob_of_extra_inputs_is_found_with_its_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("sql/deep")).unwrap();
+        for f in ["sql/a.sql", "sql/deep/b.sql", "sql/c.txt"] {
+            std::fs::write(dir.path().join(f), f).unwrap();
+        }
+        let names = |globs: &[&str]| {
+            matching(dir.path(), &globs.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>())
+                .iter()
+                .map(|p| p.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["sql"]), ["sql", "sql/a.sql", "sql/c.txt", "sql/deep", "sql/deep/b.sql"]);
+        assert_eq!(names(&["sql/**/*.sql"]), ["sql", "sql/a.sql", "sql/deep", "sql/deep/b.sql"]);
     }
 }

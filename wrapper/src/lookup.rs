@@ -1,4 +1,7 @@
-//! The front half of an action: from a command line to a hit, or to a plan for the compile.
+//! The front half of an action: from a command line to a hit, or to a plan for running it.
+//!
+//! A compile (with all that it links, and all that macros do in it) and a run of a build script are the two kinds of an
+//! action ([`Work`]). What is the same for both is written once, here and in [`crate::finish`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,23 +19,32 @@ use crate::depinfo;
 use crate::hasher::Hasher;
 use crate::incremental;
 use crate::key::{self, Known};
-use crate::prefixes::Prefixes;
+use crate::objects::Habits;
+use crate::prefixes::{Prefixes, contains_mark};
 use crate::query;
-use crate::record::{self, InputRecord};
+use crate::record::{self, Here, Input, InputRecord};
 use crate::scratch::Scratch;
-use crate::script;
+use crate::script::outputs::{self, After};
+use crate::script::{self, Script};
+
+/// Which kind of program cargo wants to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    Compiler,
+    BuildScript,
+}
 
 /// What to do with an invocation.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Lookup {
-    /// Run the compiler untouched.
+    /// Run the program untouched.
     Pass { reason: String },
     /// It was a question; print this.
     Told(query::Answer),
-    /// Everything is in place; print this.
+    /// The files are in place; do the rest, and print this.
     Hit(Hit),
-    /// Compile by this plan.
-    Miss(Box<Plan>),
+    /// Run it by this plan.
+    Miss(Box<Miss>),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,31 +54,20 @@ pub struct Hit {
     pub crate_name: String,
     pub kind: String,
     pub key: EntryKey,
-    /// Milliseconds that the compile took when it ran.
+    /// Milliseconds that the action took when it ran.
     pub saved_ms: u64,
     /// Bytes restored.
     pub bytes: u64,
     pub link_mode: LinkMode,
     /// Where a launcher has to be written: what was restored is a build script.
     pub launcher: Option<PathBuf>,
+    /// Directories, links and modes that are left to do.
+    pub after: Vec<After>,
+    /// Everything in `OUT_DIR` that belongs to the result of a build script.
+    pub tree: Vec<PathBuf>,
 }
 
 impl Hit {
-    /// An entry that has been restored, and what it prints here.
-    pub fn of(entry: Entry, key: EntryKey, stdout: Vec<u8>, stderr: Vec<u8>, link_mode: LinkMode) -> Hit {
-        Hit {
-            stdout,
-            stderr,
-            bytes: entry.bytes(),
-            saved_ms: entry.took_ms,
-            crate_name: entry.crate_name,
-            kind: entry.kind,
-            key,
-            link_mode,
-            launcher: None,
-        }
-    }
-
     /// What the event log says of it.
     pub fn event(&self, inv: &Invocation, wall: Duration) -> Event {
         Event {
@@ -79,68 +80,107 @@ impl Hit {
     }
 }
 
-/// What a lookup came to.
-pub trait Answer {
-    fn hit(&self) -> Option<&Hit>;
-    /// What is worth looking for elsewhere.
-    fn wanted(&self) -> Option<&dyn Wanted>;
+/// An action whose result is not known here, and all that is needed to store it afterwards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Miss {
+    pub work: Work,
+    pub invocation: InvocationKey,
+    /// Number of input records at the time of the lookup, and the entries that were looked for in vain.
+    pub records: usize,
+    pub missing: Vec<EntryKey>,
+    /// By which processes agree who runs it.
+    pub claim: [u8; 32],
+    /// Why there was no hit, for people.
+    pub reason: String,
+    /// Something in it makes system calls past the C library: the whole of it is to be watched by the kernel.
+    pub watch_calls: bool,
+    /// What is known to be an input before anything was observed.
+    pub inputs: Vec<Input>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Work {
+    Compile(Box<Plan>),
+    Script(Box<Script>),
+}
+
+impl Work {
+    pub fn prefixes(&self) -> &Prefixes {
+        match self {
+            Work::Compile(plan) => &plan.prefixes,
+            Work::Script(script) => &script.prefixes,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Work::Compile(plan) => &plan.compile.crate_name,
+            Work::Script(script) => &script.name,
+        }
+    }
+
+    pub fn kind(&self) -> &str {
+        match self {
+            Work::Compile(plan) => plan.compile.kind(),
+            Work::Script(_) => script::KIND,
+        }
+    }
+
+    pub(crate) fn width(&self) -> Option<&str> {
+        match self {
+            Work::Compile(plan) => plan.compile.diagnostic_width.as_deref(),
+            Work::Script(_) => None,
+        }
+    }
+
+    /// Where its record may hold.
+    pub fn here<'a>(&'a self, cache: &'a dyn Cache, inv: &'a Invocation) -> Here<'a> {
+        Here { cache, inv, prefixes: self.prefixes(), width: self.width() }
+    }
+}
+
+impl Miss {
+    /// Is its result of use to anybody else? An edit's is not.
+    pub fn is_shared(&self) -> bool {
+        !matches!(&self.work, Work::Compile(plan) if plan.store == Store::Edit)
+    }
+
+    /// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when it cannot
+    /// hold, or cannot be read.
+    pub fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>> {
+        let Some(record) = InputRecord::from_bytes(record) else { return Ok(None) };
+        record.entry_key(&self.work.here(cache, inv), &self.invocation)
+    }
+
+    /// What to ask to know whether it was published meanwhile.
+    pub fn news(&self) -> News {
+        News { invocation: self.invocation, records: self.records, missing: self.missing.clone() }
+    }
 
     /// Files of other crates that a compiler will read, the most important first.
-    fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>>;
-}
-
-impl Answer for Lookup {
-    fn hit(&self) -> Option<&Hit> {
-        if let Lookup::Hit(hit) = self { Some(hit) } else { None }
-    }
-
-    fn wanted(&self) -> Option<&dyn Wanted> {
-        match self {
-            Lookup::Miss(plan) if plan.store == Store::Yes => Some(&**plan),
-            _ => None,
-        }
-    }
-
-    fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
-        match self {
-            Lookup::Miss(plan) => plan.crates(cache),
-            _ => Ok(Vec::new()),
+    pub fn reads(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
+        match &self.work {
+            Work::Compile(plan) => plan.crates(cache),
+            Work::Script(_) => Ok(Vec::new()),
         }
     }
 }
 
-impl Plan {
-    /// Files of all crates that the compiler will read.
-    pub fn crates(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
-        self.closure.files(cache, &self.compile)
-    }
+/// Was something published for an invocation since a lookup?
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct News {
+    invocation: InvocationKey,
+    records: usize,
+    missing: Vec<EntryKey>,
 }
 
-/// An action whose result is not known here.
-pub trait Wanted {
-    /// Names it as exactly as it is known.
-    fn name(&self) -> [u8; 32];
-
-    /// `None`: its result is nobody else's.
-    fn invocation(&self) -> Option<InvocationKey>;
-
-    /// Number of input records at the time of the lookup.
-    fn records(&self) -> usize;
-
-    /// Entries that were looked for in vain.
-    fn missing(&self) -> &[EntryKey];
-
-    /// The entry key that an input record from elsewhere stands for, with its inputs as they are here. `None` when one of
-    /// them is not here, or the record cannot be read.
-    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>>;
-
-    /// Was something published for it since the lookup: another number of records, or an entry that was missing?
-    fn has_news(&self, cache: &dyn Cache) -> Result<bool> {
-        let Some(invocation) = self.invocation() else { return Ok(false) };
-        if cache.records(&invocation)?.len() != self.records() {
+impl News {
+    /// Another number of records, or an entry that was missing.
+    pub fn is_any(&self, cache: &dyn Cache) -> Result<bool> {
+        if cache.records(&self.invocation)?.len() != self.records {
             return Ok(true);
         }
-        for key in self.missing() {
+        for key in &self.missing {
             if cache.entry(key)?.is_some() {
                 return Ok(true);
             }
@@ -149,58 +189,36 @@ pub trait Wanted {
     }
 }
 
-impl Wanted for Plan {
-    fn name(&self) -> [u8; 32] {
-        self.claim
-    }
-
-    fn invocation(&self) -> Option<InvocationKey> {
-        self.invocation
-    }
-
-    fn records(&self) -> usize {
-        self.records
-    }
-
-    fn missing(&self) -> &[EntryKey] {
-        &self.missing
-    }
-
-    fn entry_key(&self, cache: &dyn Cache, inv: &Invocation, record: &[u8]) -> Result<Option<EntryKey>> {
-        let (Some(invocation), Some(record)) = (&self.invocation, InputRecord::from_bytes(record)) else {
-            return Ok(None);
-        };
-        record.entry_key(cache, inv, invocation, &self.prefixes, self.compile.diagnostic_width.as_deref())
-    }
-}
-
-/// How to compile, and all that is needed afterwards to store the result.
+/// How to compile.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// The command to run. With `argfile`, everything behind the driver goes into a file.
     pub argv: Vec<OsString>,
     pub argfile: bool,
     pub compile: Compile,
-    /// `None`: this dependency graph cannot be proven; the result is not stored.
-    pub invocation: Option<InvocationKey>,
-    /// Number of input records at the time of the lookup, and the entries that were looked for in vain.
-    pub records: usize,
-    pub missing: Vec<EntryKey>,
-    /// By which processes agree who compiles.
-    pub claim: [u8; 32],
     pub store: Store,
     /// Incremental state that may be of use in other checkouts.
     pub session: Option<incremental::Session>,
-    /// Why there was no hit, for people.
-    pub reason: String,
     pub prefixes: Prefixes,
+    /// The compiler was told to show other paths.
+    pub remap: bool,
+    pub sysroot: PathBuf,
     pub closure: Closure,
+    /// There are proc macros behind its dependencies.
+    pub has_macros: bool,
     pub watched: Vec<(PathBuf, FileId)>,
     pub extra: Vec<PathBuf>,
     /// Tokens that the result is bound to without looking (its bytes cannot be searched).
     pub bind_all: bool,
     /// The compiler is to write there instead of where cargo says.
     pub scratch: Option<Scratch>,
+}
+
+impl Plan {
+    /// Files of all crates that the compiler will read.
+    pub fn crates(&self, cache: &dyn Cache) -> Result<Vec<PathBuf>> {
+        self.closure.files(cache, &self.compile)
+    }
 }
 
 /// What happens to the result of a compile.
@@ -211,93 +229,261 @@ pub enum Store {
     Edit,
 }
 
+/// An action whose invocation key is known.
+pub(crate) enum Action {
+    Compile(Box<Compile>, Box<Known>),
+    Script(Box<Script>, InvocationKey, Habits),
+}
+
 /// Looks an invocation up and restores it when its result is known.
 ///
-/// An error is a failure of the cache, not of the compile: run the compiler untouched.
-pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings) -> Result<Lookup> {
+/// An error is a failure of the cache, not of the action: run the program untouched.
+pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings, role: Role) -> Result<Lookup> {
+    let action = match role {
+        Role::Compiler => compile(cache, inv, settings)?,
+        Role::BuildScript => script::action(cache, inv, settings)?,
+    };
+    let action = match action {
+        Ok(action) => action,
+        Err(other) => return Ok(other),
+    };
+    let invocation = action.invocation();
+    let here = action.here(cache, inv);
+    let records = cache.records(&invocation)?;
+    let mut missing = Vec::new();
+    for bytes in &records {
+        let Some(record) = InputRecord::from_bytes(bytes) else { continue };
+        let Some(key) = record.entry_key(&here, &invocation)? else { continue };
+        let Some(entry) = cache.entry(&key)? else {
+            missing.push(key);
+            continue;
+        };
+        if let Some(hit) = action.restore(cache, inv, settings, key, entry)? {
+            action.note_hit(cache, &hit, bytes)?;
+            return Ok(Lookup::Hit(hit));
+        }
+    }
+    let reason = action.explain(&here, settings, records.is_empty())?;
+    action.plan(cache, inv, settings, &records, missing, reason).map(|miss| Lookup::Miss(Box::new(miss)))
+}
+
+/// The action of a compiler's command line.
+fn compile(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    settings: &Settings,
+) -> Result<std::result::Result<Action, Lookup>> {
+    let pass = |reason: &str| Ok(Err(Lookup::Pass { reason: reason.to_owned() }));
     let compile = match args::parse(inv, &|path| cache.read(path).ok().flatten()) {
-        Ok(compile) => *compile,
+        Ok(compile) => compile,
         Err(reason) => {
             let answer = query::answer(cache, inv).unwrap_or_else(|error| {
                 tracing::debug!(%error, "the compiler has to be asked");
                 None
             });
-            return Ok(answer.map_or(Lookup::Pass { reason: reason.to_owned() }, Lookup::Told));
+            return answer.map_or_else(|| pass(reason), |answer| Ok(Err(Lookup::Told(answer))));
         }
     };
     if !settings.cache_executables && compile.is_product() {
-        return Ok(Lookup::Pass { reason: "executables are not cached (cache_executables = false)".into() });
+        return pass("executables are not cached (cache_executables = false)");
     }
     if inv.argv.iter().any(|a| contains_mark(a)) || contains_mark(inv.cwd.as_os_str()) {
-        return Ok(Lookup::Pass { reason: "control character in the arguments".into() });
+        return pass("control character in the arguments");
     }
-    let known = match key::invocation_key(cache, inv, &compile, settings)? {
-        Ok(known) => known,
-        Err(reason) => return Ok(Lookup::Pass { reason: reason.to_owned() }),
-    };
-    let records = cache.records(&known.key)?;
-    let width = compile.diagnostic_width.as_deref();
-    let mut missing = Vec::new();
-    for bytes in &records {
-        let Some(record) = InputRecord::from_bytes(bytes) else { continue };
-        let Some(key) = record.entry_key(cache, inv, &known.key, &known.prefixes, width)? else { continue };
-        let Some(entry) = cache.entry(&key)? else {
-            missing.push(key);
-            continue;
+    match key::invocation_key(cache, inv, &compile, settings)? {
+        Ok(known) => Ok(Ok(Action::Compile(compile, Box::new(known)))),
+        Err(reason) => pass(reason),
+    }
+}
+
+impl Action {
+    fn invocation(&self) -> InvocationKey {
+        match self {
+            Action::Compile(_, known) => known.key,
+            Action::Script(_, key, _) => *key,
+        }
+    }
+
+    fn prefixes(&self) -> &Prefixes {
+        match self {
+            Action::Compile(_, known) => &known.prefixes,
+            Action::Script(script, ..) => &script.prefixes,
+        }
+    }
+
+    fn here<'a>(&'a self, cache: &'a dyn Cache, inv: &'a Invocation) -> Here<'a> {
+        let width = match self {
+            Action::Compile(compile, _) => compile.diagnostic_width.as_deref(),
+            Action::Script(..) => None,
         };
-        let launcher = script::has_launcher(inv, &compile, settings);
-        if let Some(hit) = restore(cache, &compile, &known, key, entry, launcher) {
-            return Ok(Lookup::Hit(hit));
+        Here { cache, inv, prefixes: self.prefixes(), width }
+    }
+
+    /// Puts an entry's outputs in place. `None` when that is not possible: the action runs.
+    fn restore(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        settings: &Settings,
+        key: EntryKey,
+        entry: Entry,
+    ) -> Result<Option<Hit>> {
+        let prefixes = self.prefixes();
+        let launcher = match self {
+            // The program of a build script goes beside its place, which is left to the launcher.
+            Action::Compile(compile, _) => {
+                script::has_launcher(inv, compile, settings).then(|| script::program(compile))
+            }
+            Action::Script(..) => None,
+        };
+        let Some((files, after)) = self.placements(&entry, launcher.as_deref()) else { return Ok(None) };
+        let mut tree = Vec::new();
+        if let Action::Script(script, ..) = self {
+            let places = files.iter().map(|f| f.path.as_path()).chain(after.iter().map(After::path));
+            tree.extend(places.filter(|p| p.starts_with(&script.out_dir)).map(Path::to_owned));
+            if outputs::is_behind_link(cache, &script.out_dir, &tree)? {
+                return Ok(None);
+            }
+        }
+        let (Some(stdout), Some(stderr)) = (prefixes.expand(&entry.stdout), prefixes.expand(&entry.stderr))
+        else {
+            return Ok(None);
+        };
+        let link_mode = match cache.restore(&key, &files) {
+            Ok(mode) => mode,
+            Err(error) => {
+                tracing::warn!(%error, name = %entry.crate_name, "restore failed; running it instead");
+                return Ok(None);
+            }
+        };
+        Ok(Some(Hit {
+            stdout,
+            stderr,
+            bytes: entry.bytes(),
+            saved_ms: entry.took_ms,
+            crate_name: entry.crate_name,
+            kind: entry.kind,
+            key,
+            link_mode,
+            launcher,
+            after,
+            tree,
+        }))
+    }
+
+    /// Where everything of an entry goes. `None` when it has no place here.
+    fn placements(&self, entry: &Entry, launcher: Option<&Path>) -> Option<(Vec<Placement>, Vec<After>)> {
+        let (compile, known) = match self {
+            Action::Script(script, ..) => {
+                return outputs::placements(entry, Some(&script.out_dir), &script.prefixes);
+            }
+            Action::Compile(compile, known) => (compile, known),
+        };
+        let mut own = entry.clone();
+        let is_beside = outputs::is_beside;
+        let mut files = Vec::with_capacity(entry.outputs.len() + entry.texts.len());
+        for output in entry.outputs.iter().filter(|o| !is_beside(&o.dest)) {
+            let path = compile.place(&output.dest)?;
+            let path = if launcher == Some(&path) { script::real_program(&path) } else { path };
+            files.push(output.placed_at(path));
+        }
+        for text in entry.texts.iter().filter(|t| !is_beside(&t.dest)) {
+            let bytes = depinfo::expand(&text.template, &known.prefixes)?;
+            let bytes = depinfo::with_extra(&bytes, &known.extra);
+            files.push(Placement { path: compile.place(&text.dest)?, content: Content::Bytes(bytes) });
+        }
+        own.outputs.retain(|o| is_beside(&o.dest));
+        own.texts.retain(|t| is_beside(&t.dest));
+        let (beside, after) = outputs::placements(&own, None, &known.prefixes)?;
+        files.extend(beside);
+        Some((files, after))
+    }
+
+    fn note_hit(&self, cache: &dyn Cache, hit: &Hit, record: &[u8]) -> Result<()> {
+        match self {
+            Action::Compile(..) => Ok(()),
+            Action::Script(script, ..) => script.note_run(cache, &hit.stdout, record),
         }
     }
-    let why_key = key::explain(cache, inv, &compile, settings)?;
-    let reason = match records.is_empty() {
-        true if why_key.is_empty() => "not seen before".to_owned(),
-        true => why_key.join(", "),
-        false => record::explain(cache, inv, &known.key, &known.prefixes)?,
-    };
-    let plan = plan(cache, compile, known, settings, &records, inv, reason)?;
-    Ok(Lookup::Miss(Box::new(Plan { missing, ..plan })))
-}
 
-fn contains_mark(s: &std::ffi::OsStr) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    s.as_bytes().contains(&crate::prefixes::MARK)
-}
+    /// Why there is no result, in words.
+    fn explain(&self, here: &Here, settings: &Settings, is_new: bool) -> Result<String> {
+        let why_key = match self {
+            Action::Compile(compile, _) => key::explain(here.cache, here.inv, compile, settings)?,
+            Action::Script(script, _, _) => script.explain(here.cache, here.inv, settings)?,
+        };
+        Ok(match is_new {
+            true if why_key.is_empty() => "not seen before".to_owned(),
+            true => why_key.join(", "),
+            false => record::explain(here, &self.invocation())?,
+        })
+    }
 
-/// Puts an entry's outputs in place. `None` when that is not possible: the caller compiles.
-///
-/// With `launcher` the program of a build script goes beside its place, which is left to the launcher.
-fn restore(
-    cache: &dyn Cache,
-    compile: &Compile,
-    known: &Known,
-    key: EntryKey,
-    entry: Entry,
-    launcher: bool,
-) -> Option<Hit> {
-    let launcher = launcher.then(|| script::program(compile));
-    let mut files = Vec::with_capacity(entry.outputs.len() + entry.texts.len());
-    for output in &entry.outputs {
-        let path = compile.place(&output.dest)?;
-        let path = if launcher.as_ref() == Some(&path) { script::real_program(&path) } else { path };
-        files.push(output.placed_at(path));
+    fn plan(
+        self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        settings: &Settings,
+        records: &[Vec<u8>],
+        missing: Vec<EntryKey>,
+        reason: String,
+    ) -> Result<Miss> {
+        let invocation = self.invocation();
+        let claim = self.claim_name(cache, inv, records, &missing)?;
+        let mut inputs = Vec::new();
+        let mut watch_calls = false;
+        let work = match self {
+            Action::Compile(compile, known) => {
+                let macros = known.closure.dynamic(cache, &compile)?;
+                for path in &macros {
+                    let habits = Habits::of(cache, path)?;
+                    watch_calls |= habits.system_calls;
+                    if habits.whole_environment {
+                        inputs.push(Input::EnvNamedBy(known.prefixes.template_path(path)));
+                    }
+                }
+                let plan = plan(cache, *compile, *known, settings, inv, !macros.is_empty())?;
+                Work::Compile(Box::new(plan))
+            }
+            Action::Script(script, _, habits) => {
+                watch_calls = habits.system_calls;
+                if habits.whole_environment {
+                    inputs.push(Input::EnvNamedBy(script.prefixes.template_path(&script.program)));
+                }
+                if habits.cpu {
+                    inputs.push(Input::Cpu);
+                }
+                Work::Script(script)
+            }
+        };
+        Ok(Miss { work, invocation, records: records.len(), missing, claim, reason, watch_calls, inputs })
     }
-    for text in &entry.texts {
-        let bytes = known.prefixes.expand(&text.template)?;
-        let bytes = depinfo::with_extra(&bytes, &known.extra);
-        files.push(Placement { path: compile.place(&text.dest)?, content: Content::Bytes(bytes) });
-    }
-    let stdout = known.prefixes.expand(&entry.stdout)?;
-    let stderr = known.prefixes.expand(&entry.stderr)?;
-    let link_mode = match cache.restore(&key, &files) {
-        Ok(mode) => mode,
-        Err(error) => {
-            tracing::warn!(%error, crate_name = %entry.crate_name, "restore failed; compiling instead");
-            return None;
+
+    /// Names what is about to run as exactly as it is known: the invocation with the present content of what the last run
+    /// read, or of the main source when there was none.
+    fn claim_name(
+        &self,
+        cache: &dyn Cache,
+        inv: &Invocation,
+        records: &[Vec<u8>],
+        missing: &[EntryKey],
+    ) -> Result<[u8; 32]> {
+        let mut h = Hasher::new("claim");
+        h.field("invocation", &self.invocation().0);
+        for key in missing {
+            h.field("missing", &key.0);
         }
-    };
-    Some(Hit { launcher, ..Hit::of(entry, key, stdout, stderr, link_mode) })
+        if let Action::Compile(compile, known) = self {
+            let files = match records.first().and_then(|r| InputRecord::from_bytes(r)) {
+                Some(record) => record.files(&known.prefixes),
+                None => vec![inv.cwd.join(Path::new(&compile.source))],
+            };
+            for file in files {
+                h.field("content", &cache.hash_file(&file).ok().flatten().unwrap_or_default());
+            }
+        }
+        Ok(h.finish())
+    }
 }
 
 fn plan(
@@ -305,9 +491,8 @@ fn plan(
     compile: Compile,
     known: Known,
     settings: &Settings,
-    records: &[Vec<u8>],
     inv: &Invocation,
-    reason: String,
+    has_macros: bool,
 ) -> Result<Plan> {
     let wants_incremental = compile.incremental.is_some();
     let store = match settings.incremental {
@@ -330,46 +515,23 @@ fn plan(
         Store::Edit if known.remap => incremental::session(inv, &compile, &known.toolchain, &known.prefixes),
         _ => None,
     };
-    let claim = claim_name(cache, inv, &known, &compile, records)?;
     let compressed = compile.unstable.iter().any(|(n, _)| n == "debuginfo-compression")
         || inv.argv.iter().any(|a| a.to_string_lossy().contains("compress-debug-sections"));
     Ok(Plan {
         argv,
         argfile: compile.from_argfile,
-        invocation: Some(known.key),
-        records: records.len(),
-        missing: Vec::new(),
-        claim,
         store,
         session,
-        reason,
         prefixes: known.prefixes,
+        remap: known.remap,
+        sysroot: known.sysroot,
         closure: known.closure,
+        has_macros,
         watched: known.watched,
         extra: known.extra,
-        bind_all: compressed,
+        // Where libraries are from the program's place is part of a program with rpath.
+        bind_all: compressed || compile.has_codegen("rpath"),
         scratch: None,
         compile,
     })
-}
-
-/// Names what is about to be compiled as exactly as it is known: the invocation with the present content of the
-/// sources that the last run read, or of the main source when there was none.
-fn claim_name(
-    cache: &dyn Cache,
-    inv: &Invocation,
-    known: &Known,
-    compile: &Compile,
-    records: &[Vec<u8>],
-) -> Result<[u8; 32]> {
-    let mut h = Hasher::new("claim");
-    h.field("invocation", &known.key.0);
-    let files = match records.first().and_then(|r| InputRecord::from_bytes(r)) {
-        Some(record) => record.files(&known.prefixes),
-        None => vec![inv.cwd.join(Path::new(&compile.source))],
-    };
-    for file in files {
-        h.field("content", &cache.hash_file(&file)?.unwrap_or_default());
-    }
-    Ok(h.finish())
 }

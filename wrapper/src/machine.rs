@@ -4,7 +4,6 @@
 //! It is what keys of compiles and of build scripts have too, here for a whole build at once.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
@@ -13,8 +12,7 @@ use crate::cache::{Cache, Invocation, Result};
 use crate::hasher::Hasher;
 use crate::prefixes::{CARGO_HOME, TARGET, WORKSPACE};
 use crate::record::{Input, InputRecord};
-use crate::script;
-use crate::{macros, natives};
+use crate::{host, system, variables};
 
 /// Facts about outputs that were made for this very processor.
 pub const NATIVE: &str = "native";
@@ -22,8 +20,8 @@ pub const NATIVE: &str = "native";
 pub const MOVABLE: &str = "movable";
 /// Facts about runs of build scripts that were stored and named no path but those; see [`run_name`].
 pub const RAN: &str = "ran";
-/// Facts about programs of build scripts: what they may run and read. Another name when there is more to know.
-pub const HABITS: &str = "script-habits-2";
+/// Facts about programs of build scripts: the result of a run was stored.
+pub const PROVEN: &str = "proven";
 /// Facts about programs and macros: words in them that may be variables.
 pub const WORDS: &str = "words";
 
@@ -50,27 +48,34 @@ impl Machine {
     /// `inv` has the environment and the directory; its arguments do not matter.
     pub fn of(cache: &dyn Cache, inv: &Invocation) -> Result<Machine> {
         let mut h = Hasher::new("machine");
-        h.field("cpu", &natives::native_cpu().unwrap_or_default());
+        h.field("cpu", &host::cpu().unwrap_or_default());
         let mut vars: Vec<_> = inv
             .env
             .iter()
-            .filter(|(name, _)| script::is_of_user(name) && !name.as_bytes().starts_with(b"CARGO_"))
+            .filter(|(name, _)| variables::is_of_user(name) && !name.as_bytes().starts_with(b"CARGO_"))
             .map(|(name, value)| (name.as_bytes().to_vec(), *blake3::hash(value.as_bytes()).as_bytes()))
             .collect();
         vars.sort();
-        Ok(Machine { tools: script::all_tools(cache, inv)?, cpu: h.finish(), vars })
+        Ok(Machine { tools: system::tools(cache, inv)?, cpu: h.finish(), vars })
     }
 
     /// What of it matters to a build whose macros and scripts contain these words.
     pub fn kind(&self, words: &[u8]) -> Kind {
         let mut h = Hasher::new("machine-env");
         for (name, value) in &self.vars {
-            if script::may_be_read(OsStr::from_bytes(name), words) {
+            if variables::names(words, name) || is_for_compilers(name) {
                 h.field("env", name).field("value", value);
             }
         }
         Kind { tools: self.tools, cpu: self.cpu, env: h.finish() }
     }
+}
+
+/// Do C compilers and build tools listen to it, in whatever program they are started?
+fn is_for_compilers(name: &[u8]) -> bool {
+    const PARTS: &[&[u8]] =
+        &[b"FLAGS", b"CC", b"CXX", b"CPATH", b"LIBRARY_PATH", b"INCLUDE_PATH", b"SYSROOT", b"PKG_CONFIG"];
+    PARTS.iter().any(|part| memchr::memmem::find(name, part).is_some())
 }
 
 /// All words of several texts of words.
@@ -87,7 +92,7 @@ pub fn all_words<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 
 /// Words of a program or library.
 pub fn words_of(bytes: &[u8]) -> Vec<u8> {
-    macros::extract(bytes)
+    variables::words_of(bytes)
 }
 
 /// Is a result with this record one for a certain processor or certain paths only? Paths of the checkout and of cargo's
@@ -96,7 +101,7 @@ pub fn is_bound(record: &[u8]) -> bool {
     const FOUND: [char; 3] = [TARGET, WORKSPACE, CARGO_HOME];
     let binds = |input: &Input| match input {
         Input::Bound(token) => !FOUND.contains(token),
-        Input::Cpu => true,
+        Input::Cpu | Input::Host => true,
         _ => false,
     };
     InputRecord::from_bytes(record).is_none_or(|record| record.0.iter().any(binds))

@@ -20,11 +20,18 @@ pub struct Prefix {
     /// Stands for the path in keys and templates.
     pub token: char,
     pub path: PathBuf,
-    /// What rustc shows in its place.
+    /// What rustc shows in its place; nothing: the path itself.
     pub shown_as: OsString,
+    /// The same directory by another path, without symbolic links.
+    is_alias: bool,
 }
 
 impl Prefix {
+    /// Does its token stand for this path?
+    pub fn has_token(&self) -> bool {
+        !self.is_alias || self.token == CARGO_HOME
+    }
+
     pub fn is_vague(&self) -> bool {
         matches!(self.token, HOME | AROUND)
     }
@@ -57,8 +64,21 @@ impl Prefixes {
         if !path.is_absolute() || path.parent().is_none() || path.as_os_str().as_bytes().contains(&MARK) {
             return;
         }
-        self.0.push(Prefix { token, path: path.to_owned(), shown_as: shown_as.into() });
+        let prefix = Prefix { token, path: path.to_owned(), shown_as: shown_as.into(), is_alias: false };
+        self.0.push(prefix);
         self.0.sort_by_key(|p| p.path.as_os_str().len());
+    }
+
+    /// Also knows a directory by its path without symbolic links: programs may find that out. Where it stands in a result,
+    /// the result is bound to it; what cargo keeps at home is the same by either path.
+    pub fn add_alias(&mut self, token: char) {
+        let Some(prefix) = self.0.iter().find(|p| p.token == token && !p.is_alias).cloned() else { return };
+        if let Ok(real) = std::fs::canonicalize(&prefix.path)
+            && real != prefix.path
+        {
+            self.0.push(Prefix { path: real, is_alias: true, ..prefix });
+            self.0.sort_by_key(|p| p.path.as_os_str().len());
+        }
     }
 
     pub fn remove(&mut self, token: char) {
@@ -71,20 +91,21 @@ impl Prefixes {
 
     /// In an order that does not depend on how long the paths are.
     pub fn by_token(&self) -> Vec<&Prefix> {
-        let mut all: Vec<&Prefix> = self.0.iter().collect();
+        let mut all: Vec<&Prefix> = self.0.iter().filter(|p| !p.is_alias).collect();
         all.sort_by_key(|p| p.token);
         all
     }
 
     pub fn get(&self, token: char) -> Option<&Path> {
-        self.0.iter().find(|p| p.token == token).map(|p| p.path.as_path())
+        self.0.iter().find(|p| p.token == token && !p.is_alias).map(|p| p.path.as_path())
     }
 
     /// `--remap-path-prefix=FROM=TO` arguments for rustc.
     pub fn remap_args(&self) -> impl Iterator<Item = OsString> {
         // rustc splits at `=`, and takes no argument that is not UTF-8. Such a path stays in the output, is found there,
         // and binds it.
-        let can_say = |p: &&Prefix| p.path.to_str().is_some_and(|text| !text.contains('='));
+        let can_say =
+            |p: &&Prefix| !p.shown_as.is_empty() && p.path.to_str().is_some_and(|text| !text.contains('='));
         self.0.iter().filter(can_say).map(|p| {
             let mut arg = OsString::from("--remap-path-prefix=");
             arg.push(&p.path);
@@ -94,17 +115,41 @@ impl Prefixes {
         })
     }
 
+    /// Messages of a compiler that was told to show something else, with the paths of this machine.
+    pub fn show_real(&self, text: &mut Vec<u8>) {
+        for prefix in self.0.iter().filter(|p| p.shown_as.len() > 1) {
+            let (shown, path) = (prefix.shown_as.as_bytes(), prefix.path.as_os_str().as_bytes());
+            let below: &[&[u8]] = match prefix.token {
+                CARGO_HOME => &[b"/registry/", b"/git/"],
+                RUST_SRC if prefix.path.join("library").exists() => &[b"/library/"],
+                TARGET => &[b"/build/"],
+                _ => continue,
+            };
+            if memmem::find(text, shown).is_none() || !path.iter().all(|b| is_name_byte(*b) || *b == b'/') {
+                continue;
+            }
+            for below in below {
+                *text = replace_path(text, &[shown, below].concat(), &[path, below].concat(), false);
+            }
+        }
+    }
+
     /// A text with tokens in place of this machine's paths.
     pub fn template(&self, text: &[u8]) -> Vec<u8> {
         let mut out = text.to_vec();
-        for prefix in self.0.iter().rev() {
-            out = replace_path(&out, prefix.path.as_os_str().as_bytes(), &token(prefix.token));
+        for prefix in self.0.iter().rev().filter(|p| p.has_token()) {
+            out = replace_path(&out, prefix.path.as_os_str().as_bytes(), &token(prefix.token), true);
         }
         out
     }
 
     /// The text that a template means here; `None` when it names a path this machine does not know.
     pub fn expand(&self, template: &[u8]) -> Option<Vec<u8>> {
+        self.expand_with(template, &<[u8]>::to_vec)
+    }
+
+    /// The same with paths written in some other way.
+    pub fn expand_with(&self, template: &[u8], write: &dyn Fn(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(template.len() + 64);
         let mut rest = template;
         while let Some(at) = memchr::memchr(MARK, rest) {
@@ -113,7 +158,7 @@ impl Prefixes {
             if rest.get(at + 2) != Some(&MARK) {
                 return None;
             }
-            out.extend_from_slice(self.get(name)?.as_os_str().as_bytes());
+            out.extend(write(self.get(name)?.as_os_str().as_bytes()));
             rest = &rest[at + 3..];
         }
         out.extend_from_slice(rest);
@@ -136,18 +181,31 @@ impl Prefixes {
         self.template(value.as_bytes())
     }
 
+    /// The same directories of another place.
+    pub fn moved(&self, to: &dyn Fn(&Path) -> PathBuf) -> Prefixes {
+        let mut moved = self.clone();
+        moved.0.iter_mut().for_each(|p| p.path = to(&p.path));
+        moved.0.sort_by_key(|p| p.path.as_os_str().len());
+        moved
+    }
+
     /// Those whose paths mean the same for every checkout.
     pub fn known(&self) -> Prefixes {
         Prefixes(self.0.iter().filter(|p| !p.is_vague()).cloned().collect())
     }
 }
 
+/// Would a text be taken for a template?
+pub(crate) fn contains_mark(text: &OsStr) -> bool {
+    text.as_bytes().contains(&MARK)
+}
+
 pub(crate) fn token(name: char) -> [u8; 3] {
     [MARK, name as u8, MARK]
 }
 
-/// Replaces `path` where it stands as a whole path or as the head of one.
-fn replace_path(text: &[u8], path: &[u8], with: &[u8]) -> Vec<u8> {
+/// Replaces `path` where it stands as the head of a path, or (`whole`) as a whole component of one.
+pub(crate) fn replace_path(text: &[u8], path: &[u8], with: &[u8], whole: bool) -> Vec<u8> {
     let mut out = Vec::new();
     let mut done = 0;
     for at in memmem::find_iter(text, path) {
@@ -156,7 +214,7 @@ fn replace_path(text: &[u8], path: &[u8], with: &[u8]) -> Vec<u8> {
         }
         let before = at.checked_sub(1).map(|i| text[i]);
         let after = text.get(at + path.len()).copied();
-        if before.is_some_and(|b| is_name_byte(b) || b == b'/') || after.is_some_and(is_name_byte) {
+        if before.is_some_and(|b| is_name_byte(b) || b == b'/') || whole && after.is_some_and(is_name_byte) {
             continue;
         }
         out.extend_from_slice(&text[done..at]);
@@ -194,6 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_known_without_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().canonicalize().unwrap().join("real"), dir.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let mut p = Prefixes::default();
+        for token in [CARGO_HOME, TARGET] {
+            p.remove(CARGO_HOME);
+            p.add(token, &link, "");
+            p.add_alias(token);
+            assert_eq!(p.get(token), Some(link.as_path()));
+            assert_eq!(p.iter().count(), 2);
+            let is_replaced = p.template_path(&real.join("x")).starts_with(&[MARK]);
+            assert_eq!(is_replaced, token == CARGO_HOME);
+        }
+    }
+
+    #[test]
     fn only_whole_components_are_replaced() {
         assert_eq!(two().template(b"/x/w/proj a=/w/proj,b=/w/proj-2"), b"/x/w/proj a=\x1fW\x1f,b=/w/proj-2");
     }
@@ -202,6 +278,19 @@ mod tests {
     fn a_template_of_another_machine_does_not_expand_by_guess() {
         assert_eq!(two().expand(b"\x1fC\x1f/registry"), None);
         assert_eq!(two().expand(b"\x1f"), None);
+    }
+
+    #[test]
+    fn messages_name_files_that_exist() {
+        let mut p = two();
+        p.add(CARGO_HOME, Path::new("/home/me/.cargo"), "/cargo");
+        let mut text =
+            b" --> /cargo/registry/src/a.rs:1 \"./target/debug/build/x/o.rs\" /cargo/x a/cargo/git/".to_vec();
+        p.show_real(&mut text);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            " --> /home/me/.cargo/registry/src/a.rs:1 \"/w/proj/target/debug/build/x/o.rs\" /cargo/x a/cargo/git/"
+        );
     }
 
     #[test]

@@ -13,8 +13,7 @@ use crate::args;
 use crate::cache::{Cache, Invocation, Result};
 use crate::exec;
 use crate::hasher::Hasher;
-use crate::key::RUSTC_ENV;
-use crate::toolchain;
+use crate::{toolchain, variables};
 
 /// What a compiler printed, and exited with 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +187,7 @@ fn matters(name: &OsStr) -> bool {
     ["RUST", "LD_", "DYLD_"].iter().any(|prefix| bytes.starts_with(prefix.as_bytes()))
         || bytes.ends_with(b"_DEPLOYMENT_TARGET")
         || name == "SDKROOT"
-        || RUSTC_ENV.iter().any(|known| name == *known)
+        || variables::RUSTC.iter().any(|known| name == *known)
 }
 
 #[cfg(test)]

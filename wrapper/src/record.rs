@@ -1,74 +1,81 @@
-//! Input records: what an earlier run of an invocation read.
+//! Input records: what the processes of an action were seen to read.
+//!
+//! A record holds names of inputs, not their values. With the values of a place and moment it gives an entry key, and
+//! [`InputRecord::entry_key`] is the one function that says whether a result belongs to what is there now.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
-use crate::depinfo::DepInfo;
 use crate::hasher::Hasher;
-use crate::natives;
-use crate::prefixes::Prefixes;
-use crate::script::tree::{self, Which};
+use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
+use crate::{exec, host, tree, variables};
 
 /// One thing that a result depends on. Paths are templates.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Input {
+    /// Content of a file.
     File(Vec<u8>),
-    /// A file that would have been read if it existed (`foo/mod.rs` beside `foo.rs`).
+    /// There is nothing at this path.
     Absent(Vec<u8>),
+    /// There is something: a directory, or a file of this size.
+    Exists(Vec<u8>),
+    /// Names in a directory.
+    Listing(Vec<u8>),
+    /// Where a symbolic link leads.
+    Link(Vec<u8>),
+    /// The path without links and detours.
+    Real(Vec<u8>),
+    /// Names and content of everything in a directory.
+    Tree(Vec<u8>),
+    /// A variable of the environment.
     Env(String),
-    /// The result contains this machine's path for a token, so it is valid only under the same path.
+    /// Variables that the words of a program name, which read the whole environment.
+    EnvNamedBy(Vec<u8>),
+    /// Which file of `PATH` a program's name stands for.
+    Program(String),
+    /// The result contains this machine's path for a token, or something made of it.
     Bound(char),
     /// The diagnostics were wrapped to this terminal.
     Width,
-    /// Files in a directory.
-    Tree(Vec<u8>, Which),
     /// The result was made for this machine's processor.
     Cpu,
+    /// The result tells which machine or system this is.
+    Host,
+}
+
+/// A place and moment in which a record may hold.
+pub struct Here<'a> {
+    pub cache: &'a dyn Cache,
+    pub inv: &'a Invocation,
+    pub prefixes: &'a Prefixes,
+    /// Width of the terminal.
+    pub width: Option<&'a str>,
 }
 
 /// All inputs of one run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputRecord(pub Vec<Input>);
 
+/// More cannot be checked quickly.
+pub const MAX_INPUTS: usize = 20_000;
+
 impl InputRecord {
-    /// From what rustc reported.
-    pub fn new(cache: &dyn Cache, info: &DepInfo, cwd: &Path, prefixes: &Prefixes) -> Result<InputRecord> {
-        let mut inputs = Vec::new();
-        for file in &info.files {
-            let path = cwd.join(file);
-            if let Some(other) = alternative(&path)
-                && cache.stat(&other)?.is_none()
-            {
-                inputs.push(Input::Absent(prefixes.template_path(&other)));
-            }
-            inputs.push(Input::File(prefixes.template_path(&path)));
-        }
-        inputs.extend(info.env.iter().cloned().map(Input::Env));
-        let mut record = InputRecord(inputs);
+    pub fn new(inputs: impl IntoIterator<Item = Input>) -> InputRecord {
+        let mut record = InputRecord(inputs.into_iter().collect());
         record.order();
-        Ok(record)
+        record
     }
 
-    pub fn bind(&mut self, token: char) {
-        self.0.push(Input::Bound(token));
+    pub fn add(&mut self, input: Input) {
+        self.0.push(input);
         self.order();
     }
 
-    pub fn depends_on_cpu(&mut self) {
-        self.0.push(Input::Cpu);
-        self.order();
-    }
-
-    pub fn depends_on_width(&mut self) {
-        self.0.push(Input::Width);
-        self.order();
-    }
-
-    pub(crate) fn order(&mut self) {
+    fn order(&mut self) {
         self.0.sort();
         self.0.dedup();
     }
@@ -82,139 +89,53 @@ impl InputRecord {
     }
 
     /// Files in it as paths of this checkout.
-    pub fn files(&self, prefixes: &Prefixes) -> Vec<PathBuf> {
-        self.0
-            .iter()
-            .filter_map(|i| match i {
-                Input::File(t) => prefixes.expand_path(t),
-                _ => None,
-            })
-            .collect()
+    pub fn files(&self, prefixes: &Prefixes) -> Vec<std::path::PathBuf> {
+        let file = |input: &Input| if let Input::File(t) = input { prefixes.expand_path(t) } else { None };
+        self.0.iter().filter_map(file).collect()
     }
 
-    /// The entry key for the inputs as they are now. `None` when one is gone (or appeared), or has no place here.
-    pub fn entry_key(
-        &self,
-        cache: &dyn Cache,
-        inv: &Invocation,
-        invocation: &InvocationKey,
-        prefixes: &Prefixes,
-        width: Option<&str>,
-    ) -> Result<Option<EntryKey>> {
+    /// Without some of the paths that it is bound to.
+    pub fn without(&self, tokens: &std::collections::BTreeSet<char>) -> InputRecord {
+        let is_other = |input: &&Input| !matches!(input, Input::Bound(token) if tokens.contains(token));
+        InputRecord(self.0.iter().filter(is_other).cloned().collect())
+    }
+
+    /// The entry key for the inputs as they are here and now. `None` when the record cannot hold: one is gone or appeared,
+    /// or has no place here.
+    pub fn entry_key(&self, here: &Here, invocation: &InvocationKey) -> Result<Option<EntryKey>> {
         let mut h = Hasher::new("entry");
         h.field("invocation", &invocation.0);
         for input in &self.0 {
-            match input {
-                Input::File(template) => {
-                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
-                    let Some(hash) = cache.hash_file(&path)? else { return Ok(None) };
-                    h.field("file", template).field("content", &hash);
-                }
-                Input::Absent(template) => {
-                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
-                    if cache.stat(&path)?.is_some() {
-                        return Ok(None);
-                    }
-                    h.field("absent", template);
-                }
-                Input::Env(name) => {
-                    h.field("env", name.as_bytes());
-                    match inv.var(name) {
-                        Some(value) => h.field("set", &prefixes.normal(value)),
-                        None => h.field("unset", b""),
-                    };
-                }
-                Input::Bound(token) => {
-                    let Some(path) = prefixes.get(*token) else { return Ok(None) };
-                    h.field("bound", path.as_os_str().as_bytes());
-                }
-                Input::Width => {
-                    h.field("width", width.unwrap_or("none").as_bytes());
-                }
-                Input::Tree(template, which) => {
-                    let Some(path) = prefixes.expand_path(template) else { return Ok(None) };
-                    let Some(state) = tree::state(cache, &path, *which, prefixes)? else { return Ok(None) };
-                    h.field("tree", template).field("which", &[*which as u8]).field("content", &state.hash);
-                }
-                Input::Cpu => {
-                    h.field("cpu", &natives::native_cpu().unwrap_or_default());
-                }
-            }
+            let Some(value) = input.value(here)? else { return Ok(None) };
+            h.field(input.tag(), input.name()).field("value", &value);
         }
         Ok(Some(EntryKey(h.finish())))
     }
-}
 
-impl InputRecord {
     /// Remembers the inputs' present values, to explain a later miss.
-    pub fn remember(
-        &self,
-        cache: &dyn Cache,
-        inv: &Invocation,
-        key: &InvocationKey,
-        prefixes: &Prefixes,
-    ) -> Result<()> {
-        let values = self.values(cache, inv, prefixes)?;
-        cache.set_fact("inputs", &key.0, &postcard::to_stdvec(&values)?)
+    pub fn remember(&self, here: &Here, key: &InvocationKey) -> Result<()> {
+        here.cache.set_fact("inputs", &key.0, &postcard::to_stdvec(&self.digests(here)?)?)
     }
 
-    fn values(
-        &self,
-        cache: &dyn Cache,
-        inv: &Invocation,
-        prefixes: &Prefixes,
-    ) -> Result<Vec<(Input, [u8; 8])>> {
-        let mut values = Vec::with_capacity(self.0.len());
-        for input in &self.0 {
-            let mut h = Hasher::new("value");
-            match input {
-                Input::File(template) | Input::Absent(template) => {
-                    if let Some(path) = prefixes.expand_path(template)
-                        && let Some(hash) = cache.hash_file(&path)?
-                    {
-                        h.field("content", &hash);
-                    }
-                }
-                Input::Env(name) => {
-                    if let Some(value) = inv.var(name) {
-                        h.field("set", &prefixes.normal(value));
-                    }
-                }
-                Input::Bound(token) => {
-                    h.field("path", prefixes.get(*token).map_or(&b""[..], |p| p.as_os_str().as_bytes()));
-                }
-                Input::Width => {}
-                Input::Tree(template, which) => {
-                    if let Some(path) = prefixes.expand_path(template)
-                        && let Some(state) = tree::state(cache, &path, *which, prefixes)?
-                    {
-                        h.field("content", &state.hash);
-                    }
-                }
-                Input::Cpu => {
-                    h.field("cpu", &natives::native_cpu().unwrap_or_default());
-                }
-            }
+    fn digests(&self, here: &Here) -> Result<Vec<(Input, [u8; 8])>> {
+        let digest = |value: Option<Vec<u8>>| {
             let mut short = [0; 8];
-            short.copy_from_slice(&h.finish()[..8]);
-            values.push((input.clone(), short));
-        }
-        Ok(values)
+            if let Some(value) = value {
+                short.copy_from_slice(&blake3::hash(&value).as_bytes()[..8]);
+            }
+            short
+        };
+        self.0.iter().map(|input| Ok((input.clone(), digest(input.value(here)?)))).collect()
     }
 }
 
 /// What changed since the inputs of an invocation were remembered, in words; at most three.
-pub fn explain(
-    cache: &dyn Cache,
-    inv: &Invocation,
-    key: &InvocationKey,
-    prefixes: &Prefixes,
-) -> Result<String> {
-    let fact =
-        cache.fact("inputs", &key.0)?.and_then(|v| postcard::from_bytes::<Vec<(Input, [u8; 8])>>(&v).ok());
-    let Some(old) = fact else { return Ok("its inputs changed".into()) };
+pub fn explain(here: &Here, key: &InvocationKey) -> Result<String> {
+    let fact = here.cache.fact("inputs", &key.0)?;
+    let known = fact.and_then(|v| postcard::from_bytes::<Vec<(Input, [u8; 8])>>(&v).ok());
+    let Some(old) = known else { return Ok("its inputs changed".into()) };
     let record = InputRecord(old.iter().map(|(input, _)| input.clone()).collect());
-    let now = record.values(cache, inv, prefixes)?;
+    let now = record.digests(here)?;
     let changed = old.iter().zip(&now).filter(|(old, now)| old.1 != now.1);
     let mut changed: Vec<String> = changed.map(|((input, _), _)| input.in_words()).collect();
     // A result may be bound to several paths, which are side by side.
@@ -228,53 +149,238 @@ pub fn explain(
 }
 
 impl Input {
+    /// Its value here; `None` when the record that has it cannot hold.
+    fn value(&self, here: &Here) -> Result<Option<Vec<u8>>> {
+        let Here { cache, inv, prefixes, .. } = *here;
+        let at = |template: &[u8]| prefixes.expand_path(template);
+        Ok(match self {
+            Input::File(t) => match at(t) {
+                Some(path) => content(here, t, &path)?.map(|hash| hash.to_vec()),
+                None => None,
+            },
+            Input::Absent(t) => match at(t) {
+                // A link that leads nowhere is not nothing.
+                Some(path) => match cache.stat(&path) {
+                    Ok(None) => Some(vec![u8::from(cache.is_link(&path)?)]),
+                    _ => None,
+                },
+                None => None,
+            },
+            Input::Exists(t) => match at(t) {
+                Some(path) => match cache.stat(&path)? {
+                    Some(id) if id.is_dir => Some(vec![1]),
+                    Some(id) => Some([&[2], &id.size.to_le_bytes()[..]].concat()),
+                    None => None,
+                },
+                None => None,
+            },
+            Input::Listing(t) => match at(t) {
+                Some(path) => match cache.stat(&path)? {
+                    Some(id) if id.is_dir => Some(names(&cache.list_dir(&path)?).to_vec()),
+                    _ => None,
+                },
+                None => None,
+            },
+            Input::Link(t) => match at(t) {
+                Some(path) => std::fs::read_link(path).ok().map(|to| prefixes.normal(to.as_os_str())),
+                None => None,
+            },
+            Input::Real(t) => match at(t) {
+                Some(path) => std::fs::canonicalize(path).ok().map(|to| prefixes.normal(to.as_os_str())),
+                None => None,
+            },
+            Input::Tree(t) => match at(t) {
+                Some(path) => tree::state(cache, &path, prefixes)?.map(|hash| hash.to_vec()),
+                None => None,
+            },
+            Input::Env(name) => Some(match inv.var(name) {
+                Some(value) => [b"=", &prefixes.normal(value)[..]].concat(),
+                None => Vec::new(),
+            }),
+            Input::EnvNamedBy(t) => match at(t) {
+                Some(path) => {
+                    let mut h = Hasher::new("variables");
+                    for (name, value) in variables::named_by(cache, inv, &path)? {
+                        h.field("name", name.as_bytes()).field("value", &prefixes.normal(value));
+                    }
+                    Some(h.finish().to_vec())
+                }
+                None => None,
+            },
+            Input::Program(name) => match exec::resolve(cache, inv, OsStr::new(name))? {
+                Some(path) => {
+                    let hash = cache.hash_file(&path).ok().flatten().unwrap_or_default();
+                    Some([&prefixes.template_path(&path)[..], &[0], &hash].concat())
+                }
+                None => Some(Vec::new()),
+            },
+            Input::Bound(token) => prefixes.get(*token).map(|path| path.as_os_str().as_bytes().to_vec()),
+            Input::Width => Some(here.width.unwrap_or("none").as_bytes().to_vec()),
+            Input::Cpu => Some(host::cpu().unwrap_or_default()),
+            Input::Host => host::machine(),
+        })
+    }
+
+    fn tag(&self) -> &'static str {
+        match self {
+            Input::File(_) => "file",
+            Input::Absent(_) => "absent",
+            Input::Exists(_) => "exists",
+            Input::Listing(_) => "listing",
+            Input::Link(_) => "link",
+            Input::Real(_) => "real",
+            Input::Tree(_) => "tree",
+            Input::Env(_) => "env",
+            Input::EnvNamedBy(_) => "env named by",
+            Input::Program(_) => "program",
+            Input::Bound(_) => "bound",
+            Input::Width => "width",
+            Input::Cpu => "cpu",
+            Input::Host => "host",
+        }
+    }
+
+    fn name(&self) -> &[u8] {
+        match self {
+            Input::File(t)
+            | Input::Absent(t)
+            | Input::Exists(t)
+            | Input::Listing(t)
+            | Input::Link(t)
+            | Input::Real(t)
+            | Input::Tree(t)
+            | Input::EnvNamedBy(t) => t,
+            Input::Env(name) | Input::Program(name) => name.as_bytes(),
+            // The path is the value; which token has it differs between machines that agree.
+            Input::Bound(_) | Input::Width | Input::Cpu | Input::Host => b"",
+        }
+    }
+
     fn in_words(&self) -> String {
-        let readable = |t: &[u8]| {
-            let text = String::from_utf8_lossy(t).replace("\u{1f}W\u{1f}/", "").replace("\u{1f}P\u{1f}/", "");
-            text.replace("\u{1f}T\u{1f}", "target")
-                .replace("\u{1f}C\u{1f}", "$CARGO_HOME")
-                .replace('\u{1f}', "")
-        };
         match self {
             Input::File(t) => format!("{} changed", readable(t)),
             Input::Absent(t) => format!("{} appeared", readable(t)),
+            Input::Exists(t) => format!("{} is another", readable(t)),
+            Input::Listing(t) => format!("names in {} changed", readable(t)),
+            Input::Link(t) | Input::Real(t) => format!("{} leads elsewhere", readable(t)),
+            Input::Tree(t) => format!("files in {} changed", readable(t)),
             Input::Env(name) => format!("environment variable {name} changed"),
+            Input::EnvNamedBy(t) => format!("variables that {} may read changed", readable(t)),
+            Input::Program(name) => format!("{name} in PATH is another"),
             Input::Bound(_) => "the result contains the path of another checkout".into(),
             Input::Width => "the terminal's width changed".into(),
-            Input::Tree(t, Which::All) => format!("files in {} changed", readable(t)),
-            Input::Tree(..) => "files of the package changed".into(),
             Input::Cpu => "the result is for another processor".into(),
+            Input::Host => "the result is for another machine".into(),
         }
     }
 }
 
-/// The other place where rustc looks for the same module.
-fn alternative(path: &Path) -> Option<PathBuf> {
-    if path.extension() != Some(OsStr::new("rs")) {
-        return None;
+fn readable(template: &[u8]) -> String {
+    let text = String::from_utf8_lossy(template).replace("\u{1f}W\u{1f}/", "").replace("\u{1f}P\u{1f}/", "");
+    text.replace("\u{1f}T\u{1f}", "target").replace("\u{1f}C\u{1f}", "$CARGO_HOME").replace('\u{1f}', "")
+}
+
+/// Content of a file as it counts: what build scripts left may name the checkout, and means the same in another.
+fn content(here: &Here, template: &[u8], path: &Path) -> Result<Option<[u8; 32]>> {
+    let Some(hash) = here.cache.hash_file(path)? else { return Ok(None) };
+    let in_target = template.first() == Some(&MARK)
+        && template.get(1).is_some_and(|token| [TARGET, HOST].contains(&(*token as char)));
+    if !in_target {
+        return Ok(Some(hash));
     }
-    let (dir, stem) = (path.parent()?, path.file_stem()?);
-    match stem.to_str()? {
-        "mod" => {
-            let mut name = dir.file_name()?.to_owned();
-            name.push(".rs");
-            Some(dir.with_file_name(name))
-        }
-        "lib" | "main" | "build" => None,
-        _ => Some(dir.join(stem).join("mod.rs")),
+    tree::normal_hash(here.cache, path, hash, here.prefixes).map(Some)
+}
+
+fn names(names: &[std::ffi::OsString]) -> [u8; 32] {
+    let mut h = Hasher::new("names");
+    for name in names {
+        h.field("name", name.as_bytes());
     }
+    h.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Disk;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        inv: Invocation,
+        prefixes: Prefixes,
+    }
+
+    fn place(env: &[(&str, &str)]) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let mut prefixes = Prefixes::default();
+        prefixes.add('W', dir.path(), "");
+        let env = env.iter().map(|(k, v)| (k.into(), v.into())).collect();
+        Place { inv: Invocation { argv: vec![], cwd: dir.path().into(), env }, dir, prefixes }
+    }
+
+    impl Place {
+        fn key(&self, inputs: &[Input]) -> Option<[u8; 32]> {
+            let here = Here { cache: &Disk, inv: &self.inv, prefixes: &self.prefixes, width: None };
+            let record = InputRecord::new(inputs.iter().cloned());
+            record.entry_key(&here, &InvocationKey([0; 32])).unwrap().map(|key| key.0)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let path = self.dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+
+    fn at(name: &str) -> Vec<u8> {
+        format!("\u{1f}W\u{1f}/{name}").into_bytes()
+    }
 
     #[test]
-    fn modules_have_two_places() {
-        assert_eq!(alternative(Path::new("/w/src/a.rs")), Some("/w/src/a/mod.rs".into()));
-        assert_eq!(alternative(Path::new("/w/src/a/mod.rs")), Some("/w/src/a.rs".into()));
-        assert_eq!(alternative(Path::new("/w/src/v1.2/mod.rs")), Some("/w/src/v1.2.rs".into()));
-        assert_eq!(alternative(Path::new("/w/src/lib.rs")), None);
-        assert_eq!(alternative(Path::new("/w/data.txt")), None);
+    fn the_same_inputs_elsewhere_give_the_same_key() {
+        let (a, b) = (place(&[("V", "1")]), place(&[("V", "1")]));
+        for place in [&a, &b] {
+            place.write("x", "text");
+            place.write("d/e", "");
+        }
+        let inputs = [
+            Input::File(at("x")),
+            Input::Absent(at("y")),
+            Input::Exists(at("x")),
+            Input::Listing(at("d")),
+            Input::Tree(at("d")),
+            Input::Env("V".into()),
+            Input::Env("UNSET".into()),
+        ];
+        assert!(a.key(&inputs).is_some());
+        assert_eq!(a.key(&inputs), b.key(&inputs));
+        assert_ne!(a.key(&[Input::Bound('W')]), b.key(&[Input::Bound('W')]));
+    }
+
+    #[test]
+    fn every_kind_of_change_is_seen() {
+        let a = place(&[("V", "1")]);
+        a.write("x", "text");
+        a.write("d/e", "");
+        let key = |input: Input| a.key(&[input]);
+        let inputs =
+            [Input::File(at("x")), Input::Listing(at("d")), Input::Tree(at("d")), Input::Exists(at("x"))];
+        let before = inputs.clone().map(key);
+        a.write("x", "longer text");
+        a.write("d/f", "");
+        for (input, before) in inputs.into_iter().zip(before) {
+            assert_ne!(a.key(std::slice::from_ref(&input)), before, "{input:?}");
+        }
+        let absent = a.key(&[Input::Absent(at("y"))]);
+        assert!(absent.is_some());
+        a.write("y", "");
+        assert_eq!(a.key(&[Input::Absent(at("y"))]), None);
+        std::fs::remove_file(a.dir.path().join("y")).unwrap();
+        std::os::unix::fs::symlink("nowhere", a.dir.path().join("y")).unwrap();
+        assert_ne!(a.key(&[Input::Absent(at("y"))]), absent, "a dangling link is not nothing");
+        assert_eq!(a.key(&[Input::File(at("gone"))]), None);
+        let env = |value: &str| place(&[("V", value)]).key(&[Input::Env("V".into())]);
+        assert_ne!(env("1"), env("2"));
+        assert_ne!(env(""), place(&[]).key(&[Input::Env("V".into())]), "empty is not unset");
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Content, Dest, Entry, Node, Output, Placement, Result, Sharing, TextOutput};
 use crate::object;
-use crate::prefixes::{self, MARK, Prefixes};
+use crate::prefixes::{self, MARK, Prefixes, TARGET};
 
 /// Something in `OUT_DIR`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,11 +86,6 @@ pub fn collect(out_dir: &Path) -> io::Result<Vec<Found>> {
 }
 
 impl Found {
-    /// Autoconf's `configure` looks at the machine, and leaves this when it has run.
-    pub fn is_of_configure(&self) -> bool {
-        Path::new(OsStr::from_bytes(&self.path)).file_name() == Some(OsStr::new("config.status"))
-    }
-
     fn bare(path: PathBuf) -> Found {
         let path = path.into_os_string().into_vec();
         Found { path, node: Node::File, link: Vec::new(), size: 0, changed_ns: i64::MAX, packed: false }
@@ -138,8 +133,6 @@ pub struct Stored {
     pub outputs: Vec<Output>,
     pub texts: Vec<TextOutput>,
     pub bound: BTreeSet<char>,
-    /// Texts as they are, for who wants to look into them.
-    pub read: Vec<u8>,
 }
 
 /// Makes blobs of what was found; texts that name paths of this machine become templates. `sources_move`: debuggers would
@@ -175,8 +168,6 @@ pub fn store(
             && let Some(bytes) = cache.read(&path)?
             && is_text(&bytes)
         {
-            stored.read.extend_from_slice(&bytes);
-            stored.read.push(b'\n');
             if needles.iter().any(|(_, n)| memmem::find(&bytes, n).is_some()) {
                 let template = template(&bytes, prefixes, &mut stored.bound);
                 stored.texts.push(TextOutput { dest, template });
@@ -218,19 +209,19 @@ pub fn is_text(bytes: &[u8]) -> bool {
     !bytes.iter().any(odd) && std::str::from_utf8(bytes).is_ok() && !bytes.contains(&MARK)
 }
 
-/// Where everything of an entry goes. `None` when it has no place here.
+/// Where everything of an entry goes, below `out_dir` and beside. `None` when it has no place here.
 pub fn placements(
     entry: &Entry,
-    out_dir: &Path,
+    out_dir: Option<&Path>,
     prefixes: &Prefixes,
 ) -> Option<(Vec<Placement>, Vec<After>)> {
     let mut files = Vec::with_capacity(entry.outputs.len());
     let mut after = Vec::new();
     for output in &entry.outputs {
-        files.push(output.placed_at(place(out_dir, &output.dest)?.0));
+        files.push(output.placed_at(place(out_dir, prefixes, &output.dest)?.0));
     }
     for text in &entry.texts {
-        let (path, node) = place(out_dir, &text.dest)?;
+        let (path, node) = place(out_dir, prefixes, &text.dest)?;
         let bytes = prefixes.expand(&text.template)?;
         match node {
             Node::Dir => after.push(After::Dir(path)),
@@ -246,11 +237,37 @@ pub fn placements(
     Some((files, after))
 }
 
-fn place(out_dir: &Path, dest: &Dest) -> Option<(PathBuf, Node)> {
-    let Dest::Tree(path, node) = dest else { return None };
-    let path = Path::new(OsStr::from_bytes(path));
-    // A name from a store must not lead out of the directory.
-    is_inside(path).then(|| (out_dir.join(path), *node))
+fn place(out_dir: Option<&Path>, prefixes: &Prefixes, dest: &Dest) -> Option<(PathBuf, Node)> {
+    match dest {
+        // A name from a store must not lead out of the directory.
+        Dest::Tree(path, node) => {
+            let path = Path::new(OsStr::from_bytes(path));
+            is_inside(path).then(|| Some((out_dir?.join(path), *node)))?
+        }
+        Dest::Beside(template, node) => {
+            let path = prefixes.expand_path(template)?;
+            let is_plain = path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
+            (path.is_absolute() && is_plain && is_possible(&path)).then_some((path, *node))
+        }
+        Dest::OutDir(_) | Dest::Explicit(_) => None,
+    }
+}
+
+pub fn is_beside(dest: &Dest) -> bool {
+    matches!(dest, Dest::Beside(..))
+}
+
+/// Does something that is left outside of `OUT_DIR` stay in the profile's directory, and is it nothing of cargo's there?
+pub fn stays_beside(dest: &Dest) -> bool {
+    let Dest::Beside(template, _) = dest else { return false };
+    let Some(inner) = template.strip_prefix(&prefixes::token(TARGET)).and_then(|t| t.strip_prefix(b"/"))
+    else {
+        return false;
+    };
+    let inner = Path::new(OsStr::from_bytes(inner));
+    let first = inner.components().next().map(Component::as_os_str);
+    let is_of_cargo = first.is_some_and(|f| f == "build" || f == ".fingerprint" || f == "incremental");
+    is_inside(inner) && !is_of_cargo && !inner.as_os_str().as_bytes().contains(&MARK)
 }
 
 /// Does everything of a result from elsewhere stay in `OUT_DIR`, whatever is restored in which order? Nothing lies behind
@@ -260,6 +277,12 @@ pub fn stays_inside(entry: &Entry) -> bool {
     let texts = entry.texts.iter().map(|t| (&t.dest, Some(t.template.as_slice())));
     let mut nodes: BTreeMap<&Path, Node> = BTreeMap::new();
     for (dest, text) in outputs.chain(texts) {
+        if let Dest::Beside(_, node) = dest {
+            if !stays_beside(dest) || *node == Node::Link {
+                return false;
+            }
+            continue;
+        }
         let Dest::Tree(path, node) = dest else { return false };
         let path = Path::new(OsStr::from_bytes(path));
         let is_new = is_inside(path) && nodes.insert(path, *node).is_none();
@@ -459,8 +482,25 @@ mod tests {
     #[test]
     fn names_do_not_lead_out() {
         for bad in ["../x", "/x", "", "a/../../x"] {
-            assert!(place(Path::new("/o"), &Dest::Tree(bad.into(), Node::File)).is_none(), "{bad}");
+            let dest = Dest::Tree(bad.into(), Node::File);
+            assert!(place(Some(Path::new("/o")), &prefixes(), &dest).is_none(), "{bad}");
         }
-        assert!(place(Path::new("/o"), &Dest::Tree(b"a/b".to_vec(), Node::File)).is_some());
+        let good = Dest::Tree(b"a/b".to_vec(), Node::File);
+        assert!(place(Some(Path::new("/o")), &prefixes(), &good).is_some());
+    }
+
+    #[test]
+    fn what_is_left_beside_stays_in_the_profile() {
+        let stays = |path: &str| stays_beside(&Dest::Beside(path.into(), Node::File));
+        assert!(stays("\u{1f}T\u{1f}/side.dat") && stays("\u{1f}T\u{1f}/deps/a/b"));
+        for bad in [
+            "/etc/x",
+            "\u{1f}W\u{1f}/x",
+            "\u{1f}T\u{1f}/../x",
+            "\u{1f}T\u{1f}/build/x/out/y",
+            "\u{1f}T\u{1f}x",
+        ] {
+            assert!(!stays(bad), "{bad}");
+        }
     }
 }

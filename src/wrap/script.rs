@@ -1,0 +1,55 @@
+//! A build script that really runs.
+
+use std::ffi::OsString;
+
+use kache_wrapper::compile::{self, Observed};
+use kache_wrapper::evidence::Scene;
+use kache_wrapper::finish::Left;
+use kache_wrapper::lookup::Miss;
+use kache_wrapper::script::{Script, outputs};
+
+use super::{Action, hex};
+
+impl Action {
+    /// Returns its status as `wait(2)` gave it.
+    pub(super) fn run_script(&self, miss: &Miss, script: &Script) -> i32 {
+        let mut held = super::held().map_or_else(OsString::new, |held| OsString::from(held + ","));
+        held.push(hex(&miss.claim));
+        let mut observed = Observed::new(&self.backend.trace_dir(), miss.watch_calls);
+        let Ok(ran) = compile::run_script(&self.inv.argv, &held, &mut observed) else {
+            self.pass("the build script cannot be started")
+        };
+        let raw_status = ran.raw_status;
+        let event = if ran.success() {
+            let crates = script.crates();
+            let scene = Scene {
+                inv: &self.inv,
+                prefixes: &script.prefixes,
+                sysroot: &script.sysroot,
+                own: &script.out_dir,
+                moved: None,
+                crates: &crates,
+                values_bind: script.values_bind(),
+                is_script: true,
+                started_ns: ran.started_ns,
+            };
+            let seen = self.seen(observed.account(), &scene);
+            match outputs::collect(&script.out_dir) {
+                Ok(found) => self.store(
+                    miss,
+                    Left { ran, seen, found, was_used: self.was_used, given: super::given(&self.inv) },
+                ),
+                Err(error) => self.event(
+                    kache_wrapper::cache::Outcome::Unstored,
+                    miss.work.name(),
+                    miss.work.kind(),
+                    &error.to_string(),
+                ),
+            }
+        } else {
+            self.failed(miss)
+        };
+        self.backend.event(event);
+        raw_status
+    }
+}

@@ -1,0 +1,245 @@
+//! Which variables of the environment can matter to a result.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::cache::{Cache, Invocation, Result};
+
+/// Variables that change what rustc does, whatever the sources say.
+pub const RUSTC: &[&str] = &[
+    "RUSTC_BOOTSTRAP",
+    "RUST_TARGET_PATH",
+    "SOURCE_DATE_EPOCH",
+    "RUSTC_FORCE_RUSTC_VERSION",
+    "RUSTC_OVERRIDE_VERSION_STRING",
+    "RUSTC_BLESS_DIAGNOSTICS",
+    "RUSTC_LOG",
+    "CARGO_RUSTC_CURRENT_DIR",
+];
+
+/// Say how a build is run, not what it makes: the jobserver, the wrapper itself, the observer.
+const OF_THE_RUN: &[&str] = &[
+    "MAKEFLAGS",
+    "MFLAGS",
+    "CARGO_MAKEFLAGS",
+    "NUM_JOBS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "LD_PRELOAD",
+];
+const OF_THE_RUN_FAMILIES: &[&str] = &["KACHE_"];
+
+/// Differ from one session to the next. They count where somebody's own code asked for one by its name.
+const SESSION: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "COLORTERM",
+    "LANG",
+    "LANGUAGE",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "_",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "EDITOR",
+    "VISUAL",
+    "PAGER",
+    "DISPLAY",
+    "HOSTNAME",
+    "MAIL",
+    "LS_COLORS",
+    "COLUMNS",
+    "LINES",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+    "RUST_MIN_STACK",
+    "LD_LIBRARY_PATH",
+    "RUSTC",
+    "CARGO",
+    "RUSTDOC",
+    "CARGO_HOME",
+    "NO_COLOR",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "FORCE_COLOR",
+];
+const SESSION_FAMILIES: &[&str] = &[
+    "LC_",
+    "SSH_",
+    "XDG_",
+    "DBUS_",
+    "GPG_",
+    "DYLD_",
+    "CARGO_TERM_",
+    "RUSTUP_",
+    "TERM_",
+    "VTE_",
+    "TMUX",
+    "WAYLAND_",
+    "INVOCATION_",
+];
+
+/// Set by cargo for each build script: its arguments.
+const OF_SCRIPTS: &[&str] = &[
+    "TARGET",
+    "HOST",
+    "PROFILE",
+    "OPT_LEVEL",
+    "DEBUG",
+    "OUT_DIR",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTC_LINKER",
+];
+const OF_SCRIPTS_FAMILIES: &[&str] =
+    &["CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PKG_", "CARGO_MANIFEST_", "DEP_"];
+
+fn is_in(name: &OsStr, names: &[&str], families: &[&str]) -> bool {
+    name.to_str().is_some_and(|n| names.contains(&n) || families.iter().any(|f| n.starts_with(f)))
+}
+
+pub fn is_of_the_run(name: &OsStr) -> bool {
+    is_in(name, OF_THE_RUN, OF_THE_RUN_FAMILIES)
+}
+
+pub fn is_of_session(name: &OsStr) -> bool {
+    is_in(name, SESSION, SESSION_FAMILIES)
+}
+
+/// Is it one of the arguments that cargo gives a build script?
+pub fn is_argument_of_scripts(name: &OsStr) -> bool {
+    is_in(name, OF_SCRIPTS, OF_SCRIPTS_FAMILIES)
+}
+
+/// Does a variable belong to the user rather than to the session, the run, or cargo?
+pub fn is_of_user(name: &OsStr) -> bool {
+    !is_of_the_run(name)
+        && !is_of_session(name)
+        && !is_argument_of_scripts(name)
+        && !name.to_str().is_some_and(|n| RUSTC.contains(&n))
+}
+
+/// Variables here that a program may have read with all others, without asking for one: those that its words name, or
+/// begin to name (`APP_` for `APP_MODE`). Sorted.
+pub fn named_by<'a>(
+    cache: &dyn Cache,
+    inv: &'a Invocation,
+    program: &Path,
+) -> Result<Vec<&'a (OsString, OsString)>> {
+    let words = words(cache, program)?;
+    let mut named: Vec<_> = inv
+        .env
+        .iter()
+        .filter(|(name, _)| !is_of_session(name) && !is_of_the_run(name) && !is_argument_of_scripts(name))
+        .filter(|(name, _)| names(&words, name.as_bytes()))
+        .collect();
+    named.sort();
+    Ok(named)
+}
+
+/// All words of a program or library that could be a variable's name or the beginning of one, each between newlines. Kept
+/// as a fact of its content.
+pub fn words(cache: &dyn Cache, program: &Path) -> Result<Vec<u8>> {
+    let Some(hash) = cache.hash_file(program)? else { return Ok(Vec::new()) };
+    if let Some(known) = cache.fact("words", &hash)? {
+        return Ok(known);
+    }
+    let found = words_of(&cache.read(program)?.unwrap_or_default());
+    cache.set_fact("words", &hash, &found)?;
+    Ok(found)
+}
+
+pub fn words_of(bytes: &[u8]) -> Vec<u8> {
+    let is_word = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_';
+    let words: BTreeSet<&[u8]> = bytes
+        .split(|b| !is_word(b))
+        .filter(|w| w.len() >= 2 && w.iter().any(u8::is_ascii_uppercase))
+        .collect();
+    let mut text = vec![b'\n'];
+    for word in words {
+        text.extend_from_slice(word);
+        text.push(b'\n');
+    }
+    text
+}
+
+/// Do these words have a variable's name in them, or a part of it up to some `_`? Constants stand side by side in a
+/// program; a short name must stand alone. A name that is no word of capitals may be anybody's.
+pub fn names(words: &[u8], name: &[u8]) -> bool {
+    const SHORT: usize = 6;
+    if !name.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_') {
+        return true;
+    }
+    let has = |part: &[u8]| {
+        if part.len() >= SHORT {
+            return memchr::memmem::find(words, part).is_some();
+        }
+        memchr::memmem::find(words, &[b"\n", part, b"\n"].concat()).is_some()
+    };
+    has(name) || memchr::memchr_iter(b'_', name).any(|at| has(&name[..=at]) || has(&name[at + 1..]))
+}
+
+/// Names of variables that a script mentions: identifiers behind `$`, `${` or `$(`, and, where variables are taken from a
+/// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many.
+pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
+    const MANY: usize = 4000;
+    let mut found = BTreeSet::new();
+    let mut at = 0;
+    while let Some(next) = memchr::memchr3(b'$', b'"', b'\'', &text[at..]) {
+        at += next + 1;
+        if text[at - 1] != b'$' && !quoted {
+            continue;
+        }
+        let start = at + usize::from(matches!(text.get(at), Some(b'{' | b'(')));
+        let rest = text.get(start..).unwrap_or_default();
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let word = &rest[..length];
+        if word.len() > 1 && word.len() < 100 && !word[0].is_ascii_digit() {
+            found.insert(String::from_utf8_lossy(word).into_owned());
+        }
+        if found.len() > MANY {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_also_when_constants_stand_side_by_side() {
+        let words = words_of(b"\0\x01foo DATABASE_URLSQLX_OFFLINEfile not\0CI\0APP_\0_DIR");
+        for name in ["DATABASE_URL", "SQLX_OFFLINE", "APP_MODE", "FOO_DIR", "app_mode"] {
+            assert!(names(&words, name.as_bytes()), "{name}");
+        }
+        assert!(!names(&words, b"OTHER_NAME") && !names(&words, b"ACCENT"));
+    }
+
+    #[test]
+    fn scripts_mention_variables_in_several_ways() {
+        let text = b"echo $USER ${HOME:-x} \"$app_mode\"; os.environ['MY_VAR'] $ENV{\"PERL_X\"} $1 plain";
+        let found = mentioned(text, true).unwrap();
+        for name in ["USER", "HOME", "app_mode", "MY_VAR", "PERL_X"] {
+            assert!(found.contains(name), "{name}");
+        }
+        assert!(!found.contains("plain") && !mentioned(text, false).unwrap().contains("MY_VAR"));
+    }
+
+    #[test]
+    fn variables_belong_to_somebody() {
+        for name in ["CARGO_CFG_UNIX", "CARGO_PKG_VERSION", "DEP_Z_INCLUDE", "OPT_LEVEL"] {
+            assert!(is_argument_of_scripts(OsStr::new(name)), "{name}");
+        }
+        assert!(is_of_session(OsStr::new("LC_ALL")) && is_of_the_run(OsStr::new("KACHE_LOG")));
+        assert!(is_of_user(OsStr::new("DATABASE_URL")) && !is_of_user(OsStr::new("RUSTC_BOOTSTRAP")));
+    }
+}
