@@ -138,7 +138,7 @@ impl Backend {
 
     /// Where what observing needs is kept.
     pub fn trace_dir(&self) -> PathBuf {
-        self.config.cache_dir.join("trace")
+        self.config.trace_dir()
     }
 
     pub fn settings(&self) -> &Settings {

@@ -340,6 +340,11 @@ impl Config {
         Some(self.origins.get(at)?.0.as_str())
     }
 
+    /// Where what observing needs is kept.
+    pub fn trace_dir(&self) -> PathBuf {
+        self.cache_dir.join("trace")
+    }
+
     pub fn open_store(&self) -> store::Result<Store> {
         let program = std::env::current_exe().ok();
         Store::open(&self.cache_dir, store::Options { verify: self.verify, max_size: self.max_size, program })

@@ -7,7 +7,7 @@ use super::Check;
 use crate::config::Config;
 
 pub fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = vec![wrapper(), compiler()];
+    let mut checks = vec![wrapper(), compiler(), observer(config)];
     if config.disabled {
         checks.push(Check::warn("switch", "kache is turned off (KACHE_DISABLED or `disabled`)", "unset it"));
     }
@@ -54,6 +54,31 @@ fn files() -> Vec<PathBuf> {
     let home = home.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")));
     let dirs = here.ancestors().map(|d| d.join(".cargo")).chain(home);
     dirs.flat_map(|d| [d.join("config.toml"), d.join("config")]).filter(|p| p.is_file()).collect()
+}
+
+/// Can it be seen what a compiler reads?
+fn observer(config: &Config) -> Check {
+    const NAME: &str = "observer";
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let seen = || -> std::io::Result<kache_trace::Account> {
+        let mut observer = kache_trace::Observer::new(&config.trace_dir())?;
+        let mut command = Command::new(&rustc);
+        observer.prepare(command.arg("-V"), false)?;
+        command.output()?;
+        Ok(observer.finish())
+    };
+    let why = match seen() {
+        Ok(account) if account.gaps.is_empty() && !account.accesses.is_empty() => {
+            return Check::ok(NAME, "sees what compilers, macros, linkers and build scripts read");
+        }
+        Ok(account) => account.gaps.first().cloned().unwrap_or_else(|| "it sees nothing".into()),
+        Err(error) => error.to_string(),
+    };
+    Check::warn(
+        NAME,
+        format!("cannot see what the compiler reads: {why}"),
+        "libraries without macros are stored, nothing else: use a dynamically linked toolchain on Linux (x86-64 or arm64)",
+    )
 }
 
 fn compiler() -> Check {

@@ -321,6 +321,10 @@ impl Reader<'_> {
         if variables::is_of_the_run(os) || self.scene.is_script && variables::is_argument_of_scripts(os) {
             return false;
         }
+        if name == "RUSTC" && self.scene.is_script {
+            // Which compiler that is, is in the key.
+            return false;
+        }
         if name == "PATH" {
             return for_itself && !self.scene.is_script;
         }

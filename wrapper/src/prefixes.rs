@@ -214,7 +214,8 @@ pub(crate) fn replace_path(text: &[u8], path: &[u8], with: &[u8], whole: bool) -
         }
         let before = at.checked_sub(1).map(|i| text[i]);
         let after = text.get(at + path.len()).copied();
-        if before.is_some_and(|b| is_name_byte(b) || b == b'/') || whole && after.is_some_and(is_name_byte) {
+        let is_inside = before.is_some_and(|b| is_name_byte(b) || b == b'/') && !ends_with_color(&text[..at]);
+        if is_inside || whole && after.is_some_and(is_name_byte) {
             continue;
         }
         out.extend_from_slice(&text[done..at]);
@@ -226,6 +227,14 @@ pub(crate) fn replace_path(text: &[u8], path: &[u8], with: &[u8], whole: bool) -
     }
     out.extend_from_slice(&text[done..]);
     out
+}
+
+/// Does it end with a terminal's code for a color, whose last byte is a letter?
+fn ends_with_color(text: &[u8]) -> bool {
+    let Some(text) = text.strip_suffix(b"m") else { return false };
+    let digits = text.iter().rev().take_while(|b| b.is_ascii_digit() || **b == b';').count();
+    let text = &text[..text.len() - digits];
+    text.ends_with(b"\x1b[") || text.ends_with(b"u001b[")
 }
 
 fn is_name_byte(b: u8) -> bool {
@@ -285,11 +294,11 @@ mod tests {
         let mut p = two();
         p.add(CARGO_HOME, Path::new("/home/me/.cargo"), "/cargo");
         let mut text =
-            b" --> /cargo/registry/src/a.rs:1 \"./target/debug/build/x/o.rs\" /cargo/x a/cargo/git/".to_vec();
+            b" --> \\u001b[0m/cargo/registry/src/a.rs:1 \"./target/debug/build/x/o.rs\" /cargo/x a/cargo/git/".to_vec();
         p.show_real(&mut text);
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            " --> /home/me/.cargo/registry/src/a.rs:1 \"/w/proj/target/debug/build/x/o.rs\" /cargo/x a/cargo/git/"
+            " --> \\u001b[0m/home/me/.cargo/registry/src/a.rs:1 \"/w/proj/target/debug/build/x/o.rs\" /cargo/x a/cargo/git/"
         );
     }
 

@@ -170,20 +170,20 @@ pub fn words_of(bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Do these words have a variable's name in them, or a part of it up to some `_`? Constants stand side by side in a
-/// program; a short name must stand alone. A name that is no word of capitals may be anybody's.
+/// Do these words have a variable's name in them, or its beginning or end up to some `_` (`APP_` for `APP_MODE`)? Constants
+/// stand side by side in a program; a short name must stand alone. A name that is no word of capitals may be anybody's.
 pub fn names(words: &[u8], name: &[u8]) -> bool {
     const SHORT: usize = 6;
     if !name.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_') {
         return true;
     }
-    let has = |part: &[u8]| {
-        if part.len() >= SHORT {
-            return memchr::memmem::find(words, part).is_some();
-        }
-        memchr::memmem::find(words, &[b"\n", part, b"\n"].concat()).is_some()
+    let has = |before: &[u8], part: &[u8], after: &[u8]| {
+        part.len() > 1 && memchr::memmem::find(words, &[before, part, after].concat()).is_some()
     };
-    has(name) || memchr::memchr_iter(b'_', name).any(|at| has(&name[..=at]) || has(&name[at + 1..]))
+    let alone: &[u8] = if name.len() >= SHORT { b"" } else { b"\n" };
+    has(alone, name, alone)
+        || memchr::memchr_iter(b'_', name)
+            .any(|at| has(b"", &name[..=at], b"\n") || has(b"\n", &name[at..], b""))
 }
 
 /// Names of variables that a script mentions: identifiers behind `$`, `${` or `$(`, and, where variables are taken from a

@@ -199,7 +199,10 @@ impl Script {
                 h.field("path", prefix.path.as_os_str().as_bytes());
             }
         }
-        h.field("cwd", &prefixes.normal(inv.cwd.as_os_str()));
+        // The kernel tells it without symbolic links.
+        let is_package = std::fs::canonicalize(&self.package).is_ok_and(|package| package == inv.cwd);
+        let cwd = if is_package { &self.package } else { &inv.cwd };
+        h.field("cwd", &prefixes.normal(cwd.as_os_str()));
         self.add_places(h);
         let mut told: Vec<_> =
             inv.env.iter().filter(|(name, _)| variables::is_argument_of_scripts(name)).collect();
