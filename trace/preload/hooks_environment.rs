@@ -78,6 +78,14 @@ hooks! {
     fn getaddrinfo(real, from; host: P, service: P, hints: Any, to: Any) -> c_int { looked_up(from, host); real(host, service, hints, to) }
     fn gethostbyname(real, from; host: P) -> Any { looked_up(from, host); real(host) }
 
+    fn prctl(real, from; option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+        // PR_SET_SECCOMP
+        if option == 22 {
+            log::sandboxed();
+        }
+        let _ = from;
+        real(option, a, b, c, d)
+    }
     fn dlclose(real, _from; handle: Any) -> c_int {
         // Whatever was loaded is reported before it is gone.
         objects::refresh();

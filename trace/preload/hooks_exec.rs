@@ -377,7 +377,7 @@ unsafe fn lists(at: *mut usize, program: Program, sequence: u32, named: P, argv:
             }
         }
         let new_argv = new_envp.add(count + 3);
-        let launches = program == Program::Watch;
+        let launches = matches!(program, Program::Watch | Program::Refuses);
         let mut arguments = 0;
         if launches {
             new_argv.write(ours.as_ptr());
@@ -401,7 +401,7 @@ unsafe fn lists(at: *mut usize, program: Program, sequence: u32, named: P, argv:
         text.add(b"\0");
 
         let others = preload.map_or(&b""[..], |value| bytes(value));
-        let foreign = program == Program::Foreign;
+        let foreign = matches!(program, Program::Foreign | Program::Refuses);
         if !foreign || !others.is_empty() {
             new_envp.add(count).write(text.0);
             count += 1;

@@ -123,6 +123,8 @@ unsafe fn other(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() -> c_
             nr::UNAME => log::call(what::HOST, from, b""),
             nr::CHDIR => presence(from, AT_FDCWD, a[0] as P),
             nr::IO_URING_SETUP => log::gap(b"io_uring: what is read that way is not seen"),
+            nr::SECCOMP => log::sandboxed(),
+            nr::PRCTL if a[0] == 22 => log::sandboxed(),
             nr::EXECVE => return hooks_exec::execute(from, a[0] as P, a[1] as List, a[2] as List) as c_long,
             nr::EXECVEAT => {
                 type Execveat = unsafe extern "C" fn(c_int, P, List, List, c_int) -> c_int;

@@ -103,7 +103,8 @@ unsafe extern "C" fn note(info: *const Info, _: usize, data: *mut c_void) -> c_i
     if name.contains(&b'/') {
         paths::absolute(sys::AT_FDCWD, name, report);
     } else {
-        log::with_program(report);
+        // The program: its name was reported when it began.
+        report(b"");
     }
     KNOWN[index].start.store(start, Relaxed);
     KNOWN[index].end.store(end, Release);

@@ -1,7 +1,7 @@
 //! Makes an account of a log.
 
 use crate::account::{Access, Account, Call, How, Process, Variable, What};
-use crate::format::{COMPLETE, FIRST, HELLO, RECORD, kind, what};
+use crate::format::{CHILD, COMPLETE, CUT, FIRST, HELLO, RECORD, kind, what};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -100,7 +100,9 @@ pub fn read(bytes: &[u8], ours: &Path, is_over: bool) -> Account {
     for record in &records {
         reader.add(record);
     }
-    reader.gaps(&records, is_whole, is_over);
+    // The header says so.
+    let is_full = bytes.get(32).is_some_and(|full| *full != 0);
+    reader.gaps(&records, is_whole || is_full, is_full, is_over);
     reader.account
 }
 
@@ -131,7 +133,7 @@ impl Reader<'_> {
                     let process = Process {
                         program,
                         argv,
-                        argv_cut: record.detail != 0,
+                        argv_cut: record.detail & CUT != 0,
                         parent: parent.and_then(|parent| self.known.get(&parent)).map(|parent| parent.index),
                         whole_environment: false,
                     };
@@ -146,7 +148,7 @@ impl Reader<'_> {
                     let process = Process {
                         program,
                         argv,
-                        argv_cut: record.detail != 0,
+                        argv_cut: record.detail & CUT != 0,
                         parent: parent.and_then(|parent| self.known.get(&parent)).map(|parent| parent.index),
                         whole_environment: true,
                     };
@@ -237,20 +239,23 @@ impl Reader<'_> {
             return;
         };
         match record.kind {
-            kind::ATTACHED | kind::SEEN => {
+            kind::ATTACHED | kind::SEEN if record.detail & CHILD == 0 => {
                 let path = self.account.processes[process as usize].program.clone();
                 self.access(Access { path, how: How::Exec, process, object: program });
             }
             kind::OBJECT => {
-                let path = Path::new(OsStr::from_bytes(record.text));
-                let index = self.object_at(path);
+                let index = match record.text {
+                    b"" => program,
+                    path => self.object_at(Path::new(OsStr::from_bytes(path))),
+                };
                 self.objects.insert((record.process, record.object), index);
                 if record.detail != 0 && !has_environment_by_trade(record.text) {
                     self.account.processes[process as usize].whole_environment = true;
                 }
                 if index != program {
+                    let path = PathBuf::from(OsStr::from_bytes(record.text));
                     self.access(Access {
-                        path: path.to_path_buf(),
+                        path,
                         how: How::Read,
                         process,
                         object: program,
@@ -333,7 +338,7 @@ impl Reader<'_> {
         }
     }
 
-    fn gaps(&mut self, records: &[Record], is_whole: bool, is_over: bool) {
+    fn gaps(&mut self, records: &[Record], is_whole: bool, is_full: bool, is_over: bool) {
         let of = |kind: u8| records.iter().filter(move |record| record.kind == kind);
         let mut gaps: Vec<String> =
             of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()).collect();
@@ -346,6 +351,9 @@ impl Reader<'_> {
         }
         if !is_whole {
             gaps.push("a process ended while it reported".to_string());
+        }
+        if is_full {
+            gaps.push("there was no room for all that was reported".to_string());
         }
         if !is_over {
             // SAFETY: asks whether there is such a process.
