@@ -12,7 +12,6 @@ type Any = *mut c_void;
 /// `struct timespec` and `struct timeval`.
 type Moment = [c_long; 2];
 
-
 hooks! {
     fn getenv(real, from; name: P) -> P { asked(from, name); real(name) }
     fn secure_getenv(real, from; name: P) -> P { asked(from, name); real(name) }
@@ -154,7 +153,16 @@ unsafe fn asked(from: usize, name: P) {
 unsafe fn locales(from: usize, locale: P) {
     // SAFETY: null or a string. An empty one: the variables decide.
     if !locale.is_null() && unsafe { *locale } == 0 {
-        let names = ["LC_ALL", "LANG", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "LC_MONETARY", "LC_MESSAGES"];
+        let names = [
+            "LC_ALL",
+            "LANG",
+            "LC_CTYPE",
+            "LC_NUMERIC",
+            "LC_TIME",
+            "LC_COLLATE",
+            "LC_MONETARY",
+            "LC_MESSAGES",
+        ];
         names.iter().for_each(|name| log::variable(from, name.as_bytes()));
         log::variable(from, b"LOCPATH");
     }
@@ -246,7 +254,10 @@ pub unsafe fn connected(from: usize, to: P, len: u32) {
             words.add(b"[");
             for (i, byte) in address[8..24].iter().enumerate() {
                 words.add(if i > 0 && i % 2 == 0 { b":" } else { b"" });
-                words.add(&[b"0123456789abcdef"[(byte >> 4) as usize], b"0123456789abcdef"[(byte & 15) as usize]]);
+                words.add(&[
+                    b"0123456789abcdef"[(byte >> 4) as usize],
+                    b"0123456789abcdef"[(byte & 15) as usize],
+                ]);
             }
             words.add(b"]");
             port(&mut words);

@@ -108,7 +108,11 @@ fn introduce() {
     start.copy_from_slice(format::HELLO);
     for (address, digits) in real::RANGE.iter().zip(rest.chunks_exact_mut(16)) {
         let address = address.load(Relaxed);
-        digits.iter_mut().rev().enumerate().for_each(|(i, to)| *to = b"0123456789abcdef"[address >> (4 * i) & 15]);
+        digits
+            .iter_mut()
+            .rev()
+            .enumerate()
+            .for_each(|(i, to)| *to = b"0123456789abcdef"[address >> (4 * i) & 15]);
     }
     // SAFETY: the name ends with a zero. There is no such file.
     unsafe { sys::openat(sys::AT_FDCWD, name.as_ptr(), 0, 0) };

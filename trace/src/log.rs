@@ -254,12 +254,7 @@ impl Reader<'_> {
                 }
                 if index != program {
                     let path = PathBuf::from(OsStr::from_bytes(record.text));
-                    self.access(Access {
-                        path,
-                        how: How::Read,
-                        process,
-                        object: program,
-                    });
+                    self.access(Access { path, how: How::Read, process, object: program });
                 }
             }
             kind::ACCESS => {

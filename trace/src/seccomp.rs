@@ -410,7 +410,9 @@ impl Log {
         let number = |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
         match digits.len() {
             16 => {
-                let Some(sequence) = number(digits).and_then(|sequence| sequence.try_into().ok()) else { return };
+                let Some(sequence) = number(digits).and_then(|sequence| sequence.try_into().ok()) else {
+                    return;
+                };
                 self.hellos.insert(pid, sequence);
                 // A new process may have the number of an old one.
                 self.groups.retain(|_, group| *group != pid);

@@ -11,7 +11,8 @@ use std::process::Command;
 fn a_shell_and_its_children() {
     let place = Place::new();
     let input = place.write("input", "text");
-    let account = complete(place.shell("cat input >output; cat missing 2>&- || true; ls . >&-  2>&-; rm output"));
+    let account =
+        complete(place.shell("cat input >output; cat missing 2>&- || true; ls . >&-  2>&-; rm output"));
     assert_eq!(hows(&account, &input), [How::Read]);
     assert_eq!(hows(&account, place.at("output")), [How::Absent, How::Write, How::Stat, How::Remove]);
     assert_eq!(hows(&account, place.at("missing")), [How::Absent]);
@@ -26,7 +27,9 @@ fn a_shell_and_its_children() {
 fn a_file_that_is_replaced() {
     let place = Place::new();
     place.write("file", "old");
-    let account = complete(place.shell("echo new >file.tmp && mv file.tmp file; mkdir made; ln -s file link; readlink link"));
+    let account = complete(
+        place.shell("echo new >file.tmp && mv file.tmp file; mkdir made; ln -s file link; readlink link"),
+    );
     assert!(hows(&account, place.at("file")).contains(&How::Write));
     assert!(hows(&account, place.at("file.tmp")).ends_with(&[How::Remove]));
     assert_eq!(hows(&account, place.at("made")).last(), Some(&How::Write));
@@ -113,7 +116,12 @@ fn a_rust_program() {
     assert!(hows(&account, place.at("deep")).contains(&How::Remove));
     assert_eq!(asker(&account, "ASKED"), Some(program));
     let whats: Vec<&What> = account.calls.iter().map(|call| &call.what).collect();
-    for what in [What::Clock, What::WorkingDirectory, What::Connect("127.0.0.1:9".into()), What::Connect("socket".into())] {
+    for what in [
+        What::Clock,
+        What::WorkingDirectory,
+        What::Connect("127.0.0.1:9".into()),
+        What::Connect("socket".into()),
+    ] {
         assert!(whats.contains(&&what), "{what:?} in {whats:?}");
     }
 }
@@ -177,7 +185,10 @@ fn names_that_are_made_up() {
     let account = complete(place.observe(&mut Command::new(program)));
     for start in ["file", "dir"] {
         let is_made = |path: &str| path.starts_with(&format!("{}/{start}", place.path.display()));
-        assert!(account.accesses.iter().any(|a| a.how == How::Write && is_made(a.path.to_str().unwrap())), "{start}");
+        assert!(
+            account.accesses.iter().any(|a| a.how == How::Write && is_made(a.path.to_str().unwrap())),
+            "{start}"
+        );
     }
     assert_eq!(hows(&account, place.at("bound")), [How::Write]);
     assert_eq!(hows(&account, place.at("new")), [How::Absent, How::Write, How::Read]);

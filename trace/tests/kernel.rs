@@ -37,7 +37,10 @@ fn assert_seen(place: &Place, account: &kache_trace::Account) {
     assert!(hows(account, place.at("moved")).ends_with(&[How::Write, How::Remove]));
     assert_eq!(hows(account, place.at("new")), [How::Absent, How::Write, How::Remove]);
     let whats: Vec<&What> = account.calls.iter().map(|call| &call.what).collect();
-    assert!(whats.contains(&&What::WorkingDirectory) && whats.contains(&&What::Connect("127.0.0.1:9".into())), "{whats:?}");
+    assert!(
+        whats.contains(&&What::WorkingDirectory) && whats.contains(&&What::Connect("127.0.0.1:9".into())),
+        "{whats:?}"
+    );
     let process = &account.processes[access(account, How::Read, place.at("dir/file")).process as usize];
     assert_eq!(process.program, place.at("program"));
     assert!(process.whole_environment);
@@ -88,7 +91,8 @@ fn a_static_child_of_posix_spawn() {
 #[test]
 fn everything_at_once() {
     let place = place();
-    let account = complete(place.observe_with(Command::new("/bin/sh").args(["-c", "./program; cat input"]), true));
+    let account =
+        complete(place.observe_with(Command::new("/bin/sh").args(["-c", "./program; cat input"]), true));
     assert_seen(&place, &account);
     assert_eq!(hows(&account, place.at("input")), [How::Read]);
     assert!(!account.accesses.iter().any(|access| access.path.starts_with(place.at("observer"))));
@@ -120,8 +124,10 @@ fn a_static_child_that_lives_on() {
 #[test]
 fn a_sanitizer_that_wants_to_be_first() {
     let place = Place::new();
-    let source = place.write("careful.c", "#include <fcntl.h>\nint main() { return open(\"none\", O_RDONLY) >= 0; }");
-    let compiled = Command::new("cc").args(["-fsanitize=address", "-o"]).arg(place.at("careful")).arg(source).output();
+    let source =
+        place.write("careful.c", "#include <fcntl.h>\nint main() { return open(\"none\", O_RDONLY) >= 0; }");
+    let compiled =
+        Command::new("cc").args(["-fsanitize=address", "-o"]).arg(place.at("careful")).arg(source).output();
     if !compiled.unwrap().status.success() {
         return;
     }
