@@ -247,9 +247,8 @@ macro_rules! ends {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(code: c_int) -> ! {
             log::end();
-            // SAFETY: all that the C library does here is this call.
-            unsafe { sys::exit_group(code) };
-            loop {}
+            // All that the C library does here is this call.
+            sys::exit(code)
         }
     };
 }

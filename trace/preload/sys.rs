@@ -204,6 +204,14 @@ wrapper!(/// Ends the process.
 wrapper!(/// Becomes another program.
     execve(path: *const u8, argv: *const *const u8, envp: *const *const u8) = EXECVE [path, argv, envp]);
 
+/// Ends the process.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: ends the process.
+        unsafe { exit_group(code) };
+    }
+}
+
 /// Whether a path leads to a directory.
 ///
 /// # Safety

@@ -83,7 +83,7 @@ impl Watcher {
     /// Ends the thread. False: programs under watch still run.
     pub fn stop(self) -> bool {
         // SAFETY: writes eight bytes.
-        unsafe { libc::write(self.stop.as_raw_fd(), (&raw const *&1u64).cast(), 8) };
+        unsafe { libc::write(self.stop.as_raw_fd(), 1u64.to_ne_bytes().as_ptr().cast(), 8) };
         let Ok(listeners) = self.thread.join() else { return false };
         let are_gone = listeners.is_empty();
         if !are_gone {
