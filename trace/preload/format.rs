@@ -85,6 +85,8 @@ pub mod kind {
     /// A program that the kernel watches has begun, or a child of it ([`CHILD`]). As ATTACHED, but value: number of the process
     /// that started it.
     pub const SEEN: u8 = 11;
+    /// text: LD_LIBRARY_PATH, which the loader has read.
+    pub const LIBRARIES: u8 = 12;
 }
 
 /// The arguments are not complete.

@@ -85,6 +85,16 @@ hooks! {
         let _ = from;
         real(option, a, b, c, d)
     }
+    fn mount(real, from; source: P, target: P, kind: P, flags: usize, data: Any) -> c_int { elsewhere(from); real(source, target, kind, flags, data) }
+    fn pivot_root(real, from; new: P, old: P) -> c_int { elsewhere(from); real(new, old) }
+    fn setns(real, from; fd: c_int, kind: c_int) -> c_int { elsewhere(from); real(fd, kind) }
+    fn unshare(real, from; flags: c_int) -> c_int {
+        // CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID
+        if flags & 0x3002_0000 != 0 {
+            elsewhere(from);
+        }
+        real(flags)
+    }
     fn dlclose(real, _from; handle: Any) -> c_int {
         // Whatever was loaded is reported before it is gone.
         objects::refresh();
@@ -143,6 +153,10 @@ fn now(clock: c_int) -> Moment {
         }
     }
     now
+}
+
+fn elsewhere(_from: usize) {
+    log::gap(b"a program makes a world of its own, in which paths mean something else");
 }
 
 unsafe fn asked(from: usize, name: P) {

@@ -67,6 +67,17 @@ pub fn start(argv: Option<&[u8]>) {
     }
     STATE.store(ON, Release);
     attach(number, sequence, argv);
+    if let Some(path) = crate::environment::get(b"LD_LIBRARY_PATH") {
+        append(Entry {
+            process: 0,
+            kind: kind::LIBRARIES,
+            detail: 0,
+            object: 0,
+            value: 0,
+            pid: 0,
+            text: path,
+        });
+    }
     objects::refresh();
 }
 

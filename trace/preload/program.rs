@@ -40,7 +40,8 @@ pub unsafe fn examine(
     let at = head.as_mut_ptr().cast::<u8>();
     // SAFETY: all of the buffer is initialized.
     unsafe {
-        let fd = sys::openat(dir, path, sys::O_CLOEXEC, 0) as i32;
+        // A pipe is not waited for.
+        let fd = sys::openat(dir, path, sys::O_CLOEXEC | sys::O_NONBLOCK, 0) as i32;
         if fd < 0 {
             return Program::Unknown;
         }
@@ -63,8 +64,10 @@ pub unsafe fn examine(
         } else {
             elf(fd, head)
         };
+        // Under watch a program cannot gain privileges: rather than take them away, it is not observed.
+        let gains = matches!(program, Program::Watch | Program::Refuses) && sys::mode(fd) & 0o6000 != 0;
         sys::close(fd);
-        program
+        if gains { Program::Unknown } else { program }
     }
 }
 

@@ -69,6 +69,8 @@ struct Known {
     forked_from: Option<u32>,
     /// The object of its program.
     program: u32,
+    /// Where the loader looks for libraries first.
+    libraries: Vec<PathBuf>,
 }
 
 pub struct Reader<'a> {
@@ -199,7 +201,7 @@ impl Reader<'_> {
                 self.account.processes.len() as u32 - 1
             }
         };
-        self.known.insert(number, Known { index, pid, forked_from, program });
+        self.known.insert(number, Known { index, pid, forked_from, program, libraries: Vec::new() });
     }
 
     fn object_at(&mut self, path: &Path) -> u32 {
@@ -254,8 +256,19 @@ impl Reader<'_> {
                 }
                 if index != program {
                     let path = PathBuf::from(OsStr::from_bytes(record.text));
-                    self.access(Access { path, how: How::Read, process, object: program });
+                    let access = Access { path: path.clone(), how: How::Read, process, object: program };
+                    self.missed(record.process, &path, &access);
+                    self.access(access);
                 }
+            }
+            kind::LIBRARIES => {
+                let paths = std::env::split_paths(OsStr::from_bytes(record.text))
+                    .filter(|path| path.is_absolute())
+                    .collect();
+                if let Some(known) = self.known.get_mut(&record.process) {
+                    known.libraries = paths;
+                }
+                self.variable(Variable { name: "LD_LIBRARY_PATH".into(), process, object: program });
             }
             kind::ACCESS => {
                 let Some(how) = HOWS.get(record.detail as usize) else { return };
@@ -265,10 +278,7 @@ impl Reader<'_> {
             }
             kind::VARIABLE => {
                 let object = self.object(record.process, record.object);
-                let variable = Variable { name: OsStr::from_bytes(record.text).to_owned(), process, object };
-                if self.seen_variables.insert(variable.clone()) {
-                    self.account.variables.push(variable);
-                }
+                self.variable(Variable { name: OsStr::from_bytes(record.text).to_owned(), process, object });
             }
             kind::CALL => {
                 let object = self.object(record.process, record.object);
@@ -324,6 +334,24 @@ impl Reader<'_> {
     fn access(&mut self, access: Access) {
         if access.path != self.ours && self.seen.insert(access.clone()) {
             self.account.accesses.push(access);
+        }
+    }
+
+    fn variable(&mut self, variable: Variable) {
+        if self.seen_variables.insert(variable.clone()) {
+            self.account.variables.push(variable);
+        }
+    }
+
+    /// A library was found, so it was not where the loader looks before.
+    fn missed(&mut self, number: u32, library: &Path, access: &Access) {
+        let Some((known, name)) = self.known.get(&number).zip(library.file_name()) else { return };
+        let places: Vec<PathBuf> = known.libraries.iter().map(|dir| dir.join(name)).collect();
+        for path in places.into_iter().take_while(|path| path != library) {
+            // Some libraries are told to be looked for elsewhere first.
+            if fs::symlink_metadata(&path).is_err() {
+                self.access(Access { path, how: How::Absent, ..access.clone() });
+            }
         }
     }
 

@@ -52,18 +52,10 @@ pub struct Watcher {
 impl Watcher {
     /// `launcher`: the program that puts others under watch, and is not to be seen itself.
     pub fn new(nonce: u64, map: &Arc<Map>, launcher: PathBuf) -> io::Result<Watcher> {
-        // SAFETY: makes descriptors, which are ours; the address is as long as said.
-        let (stop, socket) = unsafe {
-            let stop = owned(libc::eventfd(0, libc::EFD_CLOEXEC))?;
-            let socket = owned(libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0))?;
-            let (address, length) = watch::address(nonce);
-            if libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length as u32) < 0
-                || libc::listen(socket.as_raw_fd(), 64) < 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-            (stop, socket)
-        };
+        // SAFETY: makes a descriptor, which is ours.
+        let stop = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC))? };
+        // Without a socket nobody puts himself under watch.
+        let socket = if can_continue() { listen(nonce)? } else { stop.try_clone()? };
         let stopped = stop.try_clone()?;
         let log = Log {
             map: map.clone(),
@@ -91,6 +83,26 @@ impl Watcher {
         }
         are_gone
     }
+}
+
+fn listen(nonce: u64) -> io::Result<OwnedFd> {
+    // SAFETY: makes a descriptor, which is ours; the address is as long as said.
+    unsafe {
+        let socket = owned(libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0))?;
+        let (address, length) = watch::address(nonce);
+        let is_bound = libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length as u32) == 0;
+        if !is_bound || libc::listen(socket.as_raw_fd(), 64) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(socket)
+    }
+}
+
+/// Whether the kernel can be told to go on with a call (Linux 5.5): otherwise those who are watched would wait for ever.
+fn can_continue() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(5))
 }
 
 /// Whoever is still watched has to be answered until it ends, and we may end first: a process of its own does that.
