@@ -19,7 +19,8 @@ pub const NOBODY: u32 = u32::MAX;
 /// The sequence number of the command itself, and of the kernel's watch over it.
 pub const FIRST_EXEC: u32 = 1;
 pub const FIRST_WATCH: u32 = 2;
-/// A process under the kernel's watch opens this name and the sequence number: so the observer learns which is which.
+/// A process under the kernel's watch opens this name and sixteen digits, its sequence number: so the observer learns which is
+/// which. The preload object opens it with first and last address of itself.
 pub const HELLO: &[u8] = b"/\x01kache-trace/";
 
 /// The first page.
@@ -61,11 +62,11 @@ pub const RECORD: usize = size_of::<Record>();
 
 /// What a record says. The meaning of the other fields is next to each.
 pub mod kind {
-    /// A program has begun. value: sequence of its exec; pid; detail: 1 if argv is cut; text: program, 0, argv (each with a 0).
+    /// A program has begun. value: sequence of its exec; pid; detail: [`CUT`]; text: program, 0, argv (each with a 0).
     pub const ATTACHED: u8 = 1;
     /// A child without exec. value: number of its parent; pid.
     pub const FORKED: u8 = 2;
-    /// An object of a process. object: its number; detail: 1 if it imports `environ`; text: its path.
+    /// An object of a process. object: its number; detail: 1 if it imports `environ`; text: its path, or nothing: the program.
     pub const OBJECT: u8 = 3;
     /// detail: [`super::how`]; object; text: the path.
     pub const ACCESS: u8 = 4;
@@ -81,9 +82,17 @@ pub mod kind {
     pub const EXEC_FAILED: u8 = 9;
     /// The kernel watches a process from now on. value: sequence; pid.
     pub const WATCHED: u8 = 10;
-    /// A program has begun that the kernel watches. As ATTACHED, but value: number of the process that started it.
+    /// A program that the kernel watches has begun, or a child of it ([`CHILD`]). As ATTACHED, but value: number of the process
+    /// that started it.
     pub const SEEN: u8 = 11;
+    /// text: LD_LIBRARY_PATH, which the loader has read.
+    pub const LIBRARIES: u8 = 12;
 }
+
+/// The arguments are not complete.
+pub const CUT: u8 = 1;
+/// A process that executed nothing.
+pub const CHILD: u8 = 2;
 
 /// The order is that of `How`.
 pub mod how {

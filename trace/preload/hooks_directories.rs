@@ -1,10 +1,10 @@
 //! What lists directories.
 
 use crate::format::how;
+use crate::log;
 use crate::paths::{PATH_MAX, absolute, bytes};
 use crate::report::{list, outcome, path};
 use crate::sys::{self, AT_FDCWD};
-use crate::log;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 

@@ -12,7 +12,6 @@ type Any = *mut c_void;
 /// `struct timespec` and `struct timeval`.
 type Moment = [c_long; 2];
 
-
 hooks! {
     fn getenv(real, from; name: P) -> P { asked(from, name); real(name) }
     fn secure_getenv(real, from; name: P) -> P { asked(from, name); real(name) }
@@ -78,6 +77,24 @@ hooks! {
     fn getaddrinfo(real, from; host: P, service: P, hints: Any, to: Any) -> c_int { looked_up(from, host); real(host, service, hints, to) }
     fn gethostbyname(real, from; host: P) -> Any { looked_up(from, host); real(host) }
 
+    fn prctl(real, from; option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+        // PR_SET_SECCOMP
+        if option == 22 {
+            log::sandboxed();
+        }
+        let _ = from;
+        real(option, a, b, c, d)
+    }
+    fn mount(real, from; source: P, target: P, kind: P, flags: usize, data: Any) -> c_int { elsewhere(from); real(source, target, kind, flags, data) }
+    fn pivot_root(real, from; new: P, old: P) -> c_int { elsewhere(from); real(new, old) }
+    fn setns(real, from; fd: c_int, kind: c_int) -> c_int { elsewhere(from); real(fd, kind) }
+    fn unshare(real, from; flags: c_int) -> c_int {
+        // CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID
+        if flags & 0x3002_0000 != 0 {
+            elsewhere(from);
+        }
+        real(flags)
+    }
     fn dlclose(real, _from; handle: Any) -> c_int {
         // Whatever was loaded is reported before it is gone.
         objects::refresh();
@@ -138,6 +155,10 @@ fn now(clock: c_int) -> Moment {
     now
 }
 
+fn elsewhere(_from: usize) {
+    log::gap(b"a program makes a world of its own, in which paths mean something else");
+}
+
 unsafe fn asked(from: usize, name: P) {
     // SAFETY: getenv takes a string.
     log::variable(from, unsafe { bytes(name) });
@@ -146,7 +167,16 @@ unsafe fn asked(from: usize, name: P) {
 unsafe fn locales(from: usize, locale: P) {
     // SAFETY: null or a string. An empty one: the variables decide.
     if !locale.is_null() && unsafe { *locale } == 0 {
-        let names = ["LC_ALL", "LANG", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "LC_MONETARY", "LC_MESSAGES"];
+        let names = [
+            "LC_ALL",
+            "LANG",
+            "LC_CTYPE",
+            "LC_NUMERIC",
+            "LC_TIME",
+            "LC_COLLATE",
+            "LC_MONETARY",
+            "LC_MESSAGES",
+        ];
         names.iter().for_each(|name| log::variable(from, name.as_bytes()));
         log::variable(from, b"LOCPATH");
     }
@@ -238,7 +268,10 @@ pub unsafe fn connected(from: usize, to: P, len: u32) {
             words.add(b"[");
             for (i, byte) in address[8..24].iter().enumerate() {
                 words.add(if i > 0 && i % 2 == 0 { b":" } else { b"" });
-                words.add(&[b"0123456789abcdef"[(byte >> 4) as usize], b"0123456789abcdef"[(byte & 15) as usize]]);
+                words.add(&[
+                    b"0123456789abcdef"[(byte >> 4) as usize],
+                    b"0123456789abcdef"[(byte & 15) as usize],
+                ]);
             }
             words.add(b"]");
             port(&mut words);

@@ -140,7 +140,11 @@ unsafe fn behind_execvpe(p: P, argv: List, envp: List) -> c_int {
     let address = addresses::execvpe.load(Relaxed);
     // SAFETY: as above.
     unsafe {
-        if address == 0 { behind_execve(p, argv, envp) } else { core::mem::transmute::<usize, Function>(address)(p, argv, envp) }
+        if address == 0 {
+            behind_execve(p, argv, envp)
+        } else {
+            core::mem::transmute::<usize, Function>(address)(p, argv, envp)
+        }
     }
 }
 
@@ -148,7 +152,14 @@ unsafe fn behind_execvpe(p: P, argv: List, envp: List) -> c_int {
 ///
 /// # Safety
 /// As execveat.
-pub unsafe fn run(from: usize, dir: c_int, p: P, argv: List, envp: List, call: impl FnOnce(Option<New>) -> c_int) -> c_int {
+pub unsafe fn run(
+    from: usize,
+    dir: c_int,
+    p: P,
+    argv: List,
+    envp: List,
+    call: impl FnOnce(Option<New>) -> c_int,
+) -> c_int {
     // SAFETY: passed on to the caller.
     unsafe {
         if dir == AT_FDCWD || !log::is_on() || sys::faccessat(dir, p, 1) < 0 {
@@ -172,7 +183,13 @@ pub unsafe fn run(from: usize, dir: c_int, p: P, argv: List, envp: List, call: i
 ///
 /// # Safety
 /// As fexecve.
-pub unsafe fn run_open(from: usize, fd: c_int, argv: List, envp: List, call: impl FnOnce(Option<New>) -> c_int) -> c_int {
+pub unsafe fn run_open(
+    from: usize,
+    fd: c_int,
+    argv: List,
+    envp: List,
+    call: impl FnOnce(Option<New>) -> c_int,
+) -> c_int {
     let mut call = Some(call);
     let mut result = -1;
     if log::is_on() {
@@ -202,7 +219,14 @@ fn with_zero(path: &[u8], then: impl FnOnce(P)) {
     }
 }
 
-unsafe fn spawn(from: usize, p: P, actions: Any, argv: List, envp: List, call: impl FnOnce(Option<New>) -> c_int) -> c_int {
+unsafe fn spawn(
+    from: usize,
+    p: P,
+    actions: Any,
+    argv: List,
+    envp: List,
+    call: impl FnOnce(Option<New>) -> c_int,
+) -> c_int {
     // SAFETY: passed on to the caller.
     unsafe {
         if !p.is_null() && *p != b'/' && !actions.is_null() && log::is_on() {
@@ -224,7 +248,14 @@ unsafe fn spawn(from: usize, p: P, actions: Any, argv: List, envp: List, call: i
     }
 }
 
-unsafe fn spawn_searched(from: usize, file: P, actions: Any, argv: List, envp: List, call: impl FnOnce(Option<New>) -> c_int) -> c_int {
+unsafe fn spawn_searched(
+    from: usize,
+    file: P,
+    actions: Any,
+    argv: List,
+    envp: List,
+    call: impl FnOnce(Option<New>) -> c_int,
+) -> c_int {
     // SAFETY: passed on to the caller.
     unsafe {
         if file.is_null() || bytes(file).contains(&b'/') {
@@ -294,7 +325,8 @@ unsafe fn prepared(
             return call(None);
         }
         path(how::EXEC, from, seen.0, seen.1);
-        let program = examine(seen.0, seen.1, &mut |interpreter| path(how::EXEC, from, AT_FDCWD, interpreter), 0);
+        let program =
+            examine(seen.0, seen.1, &mut |interpreter| path(how::EXEC, from, AT_FDCWD, interpreter), 0);
         let sequence = log::header().sequence.fetch_add(1, Relaxed);
         absolute(seen.0, bytes(seen.1), |path| log::append(exec(kind::EXEC, sequence, path)));
 
@@ -377,7 +409,7 @@ unsafe fn lists(at: *mut usize, program: Program, sequence: u32, named: P, argv:
             }
         }
         let new_argv = new_envp.add(count + 3);
-        let launches = program == Program::Watch;
+        let launches = matches!(program, Program::Watch | Program::Refuses);
         let mut arguments = 0;
         if launches {
             new_argv.write(ours.as_ptr());
@@ -401,14 +433,16 @@ unsafe fn lists(at: *mut usize, program: Program, sequence: u32, named: P, argv:
         text.add(b"\0");
 
         let others = preload.map_or(&b""[..], |value| bytes(value));
-        let foreign = program == Program::Foreign;
+        let foreign = matches!(program, Program::Foreign | Program::Refuses);
         if !foreign || !others.is_empty() {
             new_envp.add(count).write(text.0);
             count += 1;
             text.add(b"LD_PRELOAD=");
             let mut is_first = true;
             // Theirs come first, as if we were not there.
-            let separated = others.split(|byte| matches!(byte, b':' | b' ')).filter(|name| !name.is_empty() && *name != ours);
+            let separated = others
+                .split(|byte| matches!(byte, b':' | b' '))
+                .filter(|name| !name.is_empty() && *name != ours);
             for name in separated.chain((!foreign).then_some(ours)) {
                 text.add(if is_first { b"" } else { b":" });
                 text.add(name);
@@ -422,7 +456,11 @@ unsafe fn lists(at: *mut usize, program: Program, sequence: u32, named: P, argv:
         let launcher = text.0;
         text.add(ours.strip_suffix(b".so").unwrap_or(ours));
         text.add(b"\0");
-        New { program: launches.then_some(launcher), argv: if argv.is_null() && !launches { argv } else { new_argv }, envp: new_envp }
+        New {
+            program: launches.then_some(launcher),
+            argv: if argv.is_null() && !launches { argv } else { new_argv },
+            envp: new_envp,
+        }
     }
 }
 
@@ -433,7 +471,8 @@ fn shell(from: usize, starts: bool) {
     }
     let sh = c"/bin/sh".as_ptr().cast();
     let ours = objects::ours();
-    let preloaded = environment::get(b"LD_PRELOAD").is_some_and(|list| list.split(|byte| *byte == b':').any(|name| name == ours));
+    let preloaded = environment::get(b"LD_PRELOAD")
+        .is_some_and(|list| list.split(|byte| *byte == b':').any(|name| name == ours));
     // SAFETY: the name is a constant.
     unsafe {
         path(how::EXEC, from, AT_FDCWD, sh);

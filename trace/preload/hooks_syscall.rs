@@ -50,7 +50,15 @@ extern "C" fn failed(result: isize) -> c_long {
     -1
 }
 
-unsafe extern "C" fn dispatch(n: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+unsafe extern "C" fn dispatch(
+    n: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
     let from = return_address!();
     log::ready();
     let arguments = [a, b, c, d, e, f];
@@ -79,8 +87,14 @@ unsafe fn observed(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() ->
                 (Some(opens(dir, second, flags)), (0, second), 0)
             }
             nr::STAT | nr::LSTAT | nr::ACCESS => (None, (AT_FDCWD, first), how::STAT),
-            nr::NEWFSTATAT | nr::FACCESSAT2 if a[3] as i32 & AT_EMPTY_PATH != 0 && (second.is_null() || *second == 0) => return real(),
-            nr::STATX if a[2] as i32 & AT_EMPTY_PATH != 0 && (second.is_null() || *second == 0) => return real(),
+            nr::NEWFSTATAT | nr::FACCESSAT2
+                if a[3] as i32 & AT_EMPTY_PATH != 0 && (second.is_null() || *second == 0) =>
+            {
+                return real();
+            }
+            nr::STATX if a[2] as i32 & AT_EMPTY_PATH != 0 && (second.is_null() || *second == 0) => {
+                return real();
+            }
             nr::NEWFSTATAT | nr::STATX | nr::FACCESSAT | nr::FACCESSAT2 => (None, (dir, second), how::STAT),
             nr::READLINK => (None, (AT_FDCWD, first), how::LINK),
             nr::READLINKAT => (None, (dir, second), how::LINK),
@@ -91,7 +105,9 @@ unsafe fn observed(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() ->
             nr::TRUNCATE => (None, (AT_FDCWD, first), how::WRITE),
             nr::SYMLINK => (None, (AT_FDCWD, second), how::WRITE),
             nr::SYMLINKAT => (None, (a[1] as i32, third), how::WRITE),
-            nr::RENAME | nr::LINK => return pair(from, n == nr::LINK, (AT_FDCWD, first), (AT_FDCWD, second), real()),
+            nr::RENAME | nr::LINK => {
+                return pair(from, n == nr::LINK, (AT_FDCWD, first), (AT_FDCWD, second), real());
+            }
             nr::RENAMEAT | nr::RENAMEAT2 | nr::LINKAT => {
                 return pair(from, n == nr::LINKAT, (dir, second), (a[2] as i32, a[3] as P), real());
             }
@@ -108,7 +124,9 @@ unsafe fn observed(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() ->
 
 unsafe fn pair(from: usize, link: bool, old: (i32, P), new: (i32, P), result: c_long) -> c_long {
     // SAFETY: the kernel has seen the paths.
-    unsafe { Pair { from, old, new }.done(result == 0, if link { how::READ } else { how::REMOVE }, how::WRITE) };
+    unsafe {
+        Pair { from, old, new }.done(result == 0, if link { how::READ } else { how::REMOVE }, how::WRITE)
+    };
     result
 }
 
@@ -123,11 +141,14 @@ unsafe fn other(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() -> c_
             nr::UNAME => log::call(what::HOST, from, b""),
             nr::CHDIR => presence(from, AT_FDCWD, a[0] as P),
             nr::IO_URING_SETUP => log::gap(b"io_uring: what is read that way is not seen"),
+            nr::SECCOMP => log::sandboxed(),
+            nr::PRCTL if a[0] == 22 => log::sandboxed(),
             nr::EXECVE => return hooks_exec::execute(from, a[0] as P, a[1] as List, a[2] as List) as c_long,
             nr::EXECVEAT => {
                 type Execveat = unsafe extern "C" fn(c_int, P, List, List, c_int) -> c_int;
                 let execveat: Execveat = hooks_exec::execveat;
-                return execveat(a[0] as c_int, a[1] as P, a[2] as List, a[3] as List, a[4] as c_int) as c_long;
+                return execveat(a[0] as c_int, a[1] as P, a[2] as List, a[3] as List, a[4] as c_int)
+                    as c_long;
             }
             nr::CONNECT => {
                 let result = real();
@@ -226,9 +247,8 @@ macro_rules! ends {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(code: c_int) -> ! {
             log::end();
-            // SAFETY: all that the C library does here is this call.
-            unsafe { sys::exit_group(code) };
-            loop {}
+            // All that the C library does here is this call.
+            sys::exit(code)
         }
     };
 }

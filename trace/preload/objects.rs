@@ -17,7 +17,8 @@ struct Known {
     end: AtomicUsize,
 }
 
-static KNOWN: [Known; MOST] = [const { Known { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; MOST];
+static KNOWN: [Known; MOST] =
+    [const { Known { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; MOST];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static LAST: AtomicUsize = AtomicUsize::new(0);
 /// Something was loaded since we looked.
@@ -97,13 +98,22 @@ unsafe extern "C" fn note(info: *const Info, _: usize, data: *mut c_void) -> c_i
     let whole = info.symbols().is_some_and(|symbols| environ.iter().any(|name| symbols.uses(name)));
     let report = |path: &[u8]| {
         let detail = whole as u8;
-        let entry = Entry { process: 0, kind: kind::OBJECT, detail, object: index as u16, value: 0, pid: 0, text: path };
+        let entry = Entry {
+            process: 0,
+            kind: kind::OBJECT,
+            detail,
+            object: index as u16,
+            value: 0,
+            pid: 0,
+            text: path,
+        };
         log::append(entry);
     };
     if name.contains(&b'/') {
         paths::absolute(sys::AT_FDCWD, name, report);
     } else {
-        log::with_program(report);
+        // The program: its name was reported when it began.
+        report(b"");
     }
     KNOWN[index].start.store(start, Relaxed);
     KNOWN[index].end.store(end, Release);

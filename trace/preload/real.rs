@@ -2,6 +2,8 @@
 
 use crate::elf::{Info, Symbols, dl_iterate_phdr};
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// What a function says when there is none behind ours.
 pub trait Missing {
@@ -38,6 +40,9 @@ pub fn set_errno(value: c_int) {
     unsafe { *__errno_location() = value }
 }
 
+/// Where our own object is.
+pub static RANGE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
 /// The objects after ours.
 pub struct Behind {
     symbols: [Option<Symbols>; 64],
@@ -71,6 +76,7 @@ unsafe extern "C" fn collect(info: *const Info, _: usize, data: *mut c_void) -> 
     let (info, behind) = unsafe { (&*info, &mut *data.cast::<Behind>()) };
     let (start, end) = info.range();
     if (start..end).contains(&(collect as *const () as usize)) {
+        RANGE.iter().zip([start, end]).for_each(|(to, address)| to.store(address, Relaxed));
         behind.passed = true;
     } else if behind.passed
         && let Some(slot) = behind.symbols.get_mut(behind.count)

@@ -37,7 +37,9 @@ pub unsafe fn moved(actions: *mut c_void, dir: c_int, path: *const u8) {
     let Some(slot) = slot(key).or_else(claim) else { return };
     let keep = |path: &[u8]| {
         // SAFETY: the slot is this thread's, and an absolute path is shorter.
-        unsafe { core::ptr::copy_nonoverlapping(path.as_ptr(), slot.path.get().cast(), path.len().min(PATH_MAX)) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(path.as_ptr(), slot.path.get().cast(), path.len().min(PATH_MAX))
+        };
         slot.length.store(path.len().min(PATH_MAX) as u32, Release);
     };
     // A second step may be relative to the first.

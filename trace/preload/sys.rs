@@ -16,6 +16,7 @@ pub const O_RDWR: i32 = 2;
 pub const O_CREAT: i32 = 0o100;
 pub const O_EXCL: i32 = 0o200;
 pub const O_TRUNC: i32 = 0o1000;
+pub const O_NONBLOCK: i32 = 0o4000;
 pub const O_CLOEXEC: i32 = 0o2000000;
 pub const O_PATH: i32 = 0o10000000;
 #[cfg(target_arch = "x86_64")]
@@ -180,16 +181,18 @@ wrapper!(/// The process.
 wrapper!(/// The process that started it.
     getppid() = GETPPID []);
 
-/// Whether a descriptor is a directory.
-pub fn is_directory(fd: i32) -> bool {
+/// Kind and permissions of an open file; 0 when there is no answer.
+pub fn mode(fd: i32) -> u32 {
     let mut stat = [0u32; 64];
     // SAFETY: `struct stat` of the kernel is 144 bytes at most.
     let result = unsafe { fstat(fd, stat.as_mut_ptr()) };
-    #[cfg(target_arch = "x86_64")]
-    let mode = stat[6];
-    #[cfg(target_arch = "aarch64")]
-    let mode = stat[4];
-    result == 0 && mode & 0o170000 == 0o040000
+    let at = if cfg!(target_arch = "x86_64") { 6 } else { 4 };
+    if result == 0 { stat[at] } else { 0 }
+}
+
+/// Whether a descriptor is a directory.
+pub fn is_directory(fd: i32) -> bool {
+    mode(fd) & 0o170000 == 0o040000
 }
 wrapper!(/// What a descriptor is.
     fstat(fd: i32, to: *mut u32) = FSTAT [fd, to]);
@@ -203,6 +206,14 @@ wrapper!(/// Ends the process.
     exit_group(code: i32) = EXIT_GROUP [code]);
 wrapper!(/// Becomes another program.
     execve(path: *const u8, argv: *const *const u8, envp: *const *const u8) = EXECVE [path, argv, envp]);
+
+/// Ends the process.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: ends the process.
+        unsafe { exit_group(code) };
+    }
+}
 
 /// Whether a path leads to a directory.
 ///

@@ -1,7 +1,7 @@
 //! Makes an account of a log.
 
 use crate::account::{Access, Account, Call, How, Process, Variable, What};
-use crate::format::{COMPLETE, FIRST, HELLO, RECORD, kind, what};
+use crate::format::{CHILD, COMPLETE, CUT, FIRST, HELLO, RECORD, kind, what};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -69,6 +69,8 @@ struct Known {
     forked_from: Option<u32>,
     /// The object of its program.
     program: u32,
+    /// Where the loader looks for libraries first.
+    libraries: Vec<PathBuf>,
 }
 
 pub struct Reader<'a> {
@@ -100,7 +102,9 @@ pub fn read(bytes: &[u8], ours: &Path, is_over: bool) -> Account {
     for record in &records {
         reader.add(record);
     }
-    reader.gaps(&records, is_whole, is_over);
+    // The header says so.
+    let is_full = bytes.get(32).is_some_and(|full| *full != 0);
+    reader.gaps(&records, is_whole || is_full, is_full, is_over);
     reader.account
 }
 
@@ -131,7 +135,7 @@ impl Reader<'_> {
                     let process = Process {
                         program,
                         argv,
-                        argv_cut: record.detail != 0,
+                        argv_cut: record.detail & CUT != 0,
                         parent: parent.and_then(|parent| self.known.get(&parent)).map(|parent| parent.index),
                         whole_environment: false,
                     };
@@ -146,7 +150,7 @@ impl Reader<'_> {
                     let process = Process {
                         program,
                         argv,
-                        argv_cut: record.detail != 0,
+                        argv_cut: record.detail & CUT != 0,
                         parent: parent.and_then(|parent| self.known.get(&parent)).map(|parent| parent.index),
                         whole_environment: true,
                     };
@@ -197,7 +201,7 @@ impl Reader<'_> {
                 self.account.processes.len() as u32 - 1
             }
         };
-        self.known.insert(number, Known { index, pid, forked_from, program });
+        self.known.insert(number, Known { index, pid, forked_from, program, libraries: Vec::new() });
     }
 
     fn object_at(&mut self, path: &Path) -> u32 {
@@ -237,25 +241,34 @@ impl Reader<'_> {
             return;
         };
         match record.kind {
-            kind::ATTACHED | kind::SEEN => {
+            kind::ATTACHED | kind::SEEN if record.detail & CHILD == 0 => {
                 let path = self.account.processes[process as usize].program.clone();
                 self.access(Access { path, how: How::Exec, process, object: program });
             }
             kind::OBJECT => {
-                let path = Path::new(OsStr::from_bytes(record.text));
-                let index = self.object_at(path);
+                let index = match record.text {
+                    b"" => program,
+                    path => self.object_at(Path::new(OsStr::from_bytes(path))),
+                };
                 self.objects.insert((record.process, record.object), index);
                 if record.detail != 0 && !has_environment_by_trade(record.text) {
                     self.account.processes[process as usize].whole_environment = true;
                 }
                 if index != program {
-                    self.access(Access {
-                        path: path.to_path_buf(),
-                        how: How::Read,
-                        process,
-                        object: program,
-                    });
+                    let path = PathBuf::from(OsStr::from_bytes(record.text));
+                    let access = Access { path: path.clone(), how: How::Read, process, object: program };
+                    self.missed(record.process, &path, &access);
+                    self.access(access);
                 }
+            }
+            kind::LIBRARIES => {
+                let paths = std::env::split_paths(OsStr::from_bytes(record.text))
+                    .filter(|path| path.is_absolute())
+                    .collect();
+                if let Some(known) = self.known.get_mut(&record.process) {
+                    known.libraries = paths;
+                }
+                self.variable(Variable { name: "LD_LIBRARY_PATH".into(), process, object: program });
             }
             kind::ACCESS => {
                 let Some(how) = HOWS.get(record.detail as usize) else { return };
@@ -265,10 +278,7 @@ impl Reader<'_> {
             }
             kind::VARIABLE => {
                 let object = self.object(record.process, record.object);
-                let variable = Variable { name: OsStr::from_bytes(record.text).to_owned(), process, object };
-                if self.seen_variables.insert(variable.clone()) {
-                    self.account.variables.push(variable);
-                }
+                self.variable(Variable { name: OsStr::from_bytes(record.text).to_owned(), process, object });
             }
             kind::CALL => {
                 let object = self.object(record.process, record.object);
@@ -327,13 +337,31 @@ impl Reader<'_> {
         }
     }
 
+    fn variable(&mut self, variable: Variable) {
+        if self.seen_variables.insert(variable.clone()) {
+            self.account.variables.push(variable);
+        }
+    }
+
+    /// A library was found, so it was not where the loader looks before.
+    fn missed(&mut self, number: u32, library: &Path, access: &Access) {
+        let Some((known, name)) = self.known.get(&number).zip(library.file_name()) else { return };
+        let places: Vec<PathBuf> = known.libraries.iter().map(|dir| dir.join(name)).collect();
+        for path in places.into_iter().take_while(|path| path != library) {
+            // Some libraries are told to be looked for elsewhere first.
+            if fs::symlink_metadata(&path).is_err() {
+                self.access(Access { path, how: How::Absent, ..access.clone() });
+            }
+        }
+    }
+
     fn call(&mut self, call: Call) {
         if self.seen_calls.insert(call.clone()) {
             self.account.calls.push(call);
         }
     }
 
-    fn gaps(&mut self, records: &[Record], is_whole: bool, is_over: bool) {
+    fn gaps(&mut self, records: &[Record], is_whole: bool, is_full: bool, is_over: bool) {
         let of = |kind: u8| records.iter().filter(move |record| record.kind == kind);
         let mut gaps: Vec<String> =
             of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()).collect();
@@ -346,6 +374,9 @@ impl Reader<'_> {
         }
         if !is_whole {
             gaps.push("a process ended while it reported".to_string());
+        }
+        if is_full {
+            gaps.push("there was no room for all that was reported".to_string());
         }
         if !is_over {
             // SAFETY: asks whether there is such a process.

@@ -45,21 +45,26 @@ impl Object {
             }),
             ..Object::default()
         };
+        let functions = Functions::of(&file);
         for section in file.sections() {
             let is_code = section.kind() == SectionKind::Text
                 || matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0);
             if is_code && let Ok(code) = section.data() {
-                object.look_through(code);
+                object.look_through(code, section.address(), &functions);
             }
         }
         Some(object)
     }
 
-    fn look_through(&mut self, code: &[u8]) {
-        if MACHINE == elf::EM_AARCH64 { self.look_through_words(code) } else { self.look_through_bytes(code) }
+    fn look_through(&mut self, code: &[u8], address: u64, functions: &Functions) {
+        if MACHINE == elf::EM_AARCH64 {
+            self.look_through_words(code);
+        } else {
+            self.look_through_bytes(code, address, functions);
+        }
     }
 
-    /// Every instruction of aarch64 is a word: `svc #0`, and reads of the registers from ID_AA64PFR0_EL1 on and MIDR_EL1.
+    /// Every instruction of aarch64 is a word: `svc #0`, and reads of the registers from MIDR_EL1 to the ID_AA64 ones.
     fn look_through_words(&mut self, code: &[u8]) {
         for word in code.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
         {
@@ -68,33 +73,71 @@ impl Object {
         }
     }
 
-    /// Instructions of x86_64 have no fixed places: where the bytes of one occur, the code around is decoded to see whether they
-    /// are one.
-    fn look_through_bytes(&mut self, code: &[u8]) {
+    /// Instructions of x86_64 have no fixed places: where the bytes of one occur, the function around is decoded to see whether
+    /// they are one.
+    fn look_through_bytes(&mut self, code: &[u8], address: u64, functions: &Functions) {
         let mut decoded_to = 0;
-        let mut found =
-            memchr::memchr_iter(0x0f, code).filter(|at| matches!(code.get(at + 1), Some(0x05 | 0x34 | 0xa2)));
-        // Decoding finds its way into step after a few instructions, but in padding and tables it can be led astray: so it
-        // begins well before.
-        const LEAD: usize = 512;
-        while let Some(at) = found.next() {
+        let is_candidate = |at: &usize| matches!(code.get(at + 1), Some(0x05 | 0x34 | 0xa2));
+        for at in memchr::memchr_iter(0x0f, code).filter(is_candidate) {
             if self.system_calls && self.cpuid {
                 return;
             }
             if at < decoded_to {
                 continue;
             }
-            let start = at.saturating_sub(LEAD).max(decoded_to);
-            decoded_to = (at + 64).min(code.len());
-            let mut decoder = Decoder::new(64, &code[start..decoded_to], DecoderOptions::NONE);
-            for instruction in &mut decoder {
-                match instruction.mnemonic() {
+            // Without a known beginning, decoding finds its way into step after a few instructions.
+            let begin = functions.begin(address + at as u64).and_then(|begin| begin.checked_sub(address));
+            let start = begin.map_or(at.saturating_sub(LEAD), |begin| begin as usize).max(decoded_to);
+            let mut decoder = Decoder::new(64, &code[start..], DecoderOptions::NONE);
+            while start + decoder.position() <= at {
+                match decoder.decode().mnemonic() {
                     Mnemonic::Syscall | Mnemonic::Sysenter => self.system_calls = true,
                     Mnemonic::Cpuid => self.cpuid = true,
                     _ => {}
                 }
             }
+            decoded_to = start + decoder.position();
         }
+    }
+}
+
+/// Bytes that are decoded before a candidate.
+const LEAD: usize = 512;
+
+/// Where functions begin: the table by which exceptions find their handlers.
+/// <https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/ehframechpt.html>
+struct Functions<'a> {
+    address: u64,
+    /// Pairs of 32-bit offsets from `address`, sorted by the first: the function, and what is said of it.
+    table: &'a [[u8; 8]],
+}
+
+impl<'a> Functions<'a> {
+    fn of(file: &ElfFile64<'a, Endianness>) -> Functions<'a> {
+        let none = Functions { address: 0, table: &[] };
+        let endian = file.endian();
+        let header = file.elf_program_headers().iter().find(|h| h.p_type(endian) == elf::PT_GNU_EH_FRAME);
+        let Some(header) = header else { return none };
+        // Version 1; the count is 4 bytes (udata4), the table is relative to here (datarel | sdata4).
+        match header.data(endian, file.data()) {
+            Ok([1, _, 0x03, 0x3b, _, _, _, _, count @ ..]) if count.len() >= 4 => {
+                let (count, table) = count.split_at(4);
+                let count = u32::from_le_bytes([count[0], count[1], count[2], count[3]]) as usize;
+                let table = table.as_chunks::<8>().0;
+                Functions { address: header.p_vaddr(endian), table: &table[..count.min(table.len())] }
+            }
+            _ => none,
+        }
+    }
+
+    /// The last function that begins at or before an address.
+    fn begin(&self, address: u64) -> Option<u64> {
+        let begin = |entry: &[u8; 8]| {
+            let offset = i32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
+            self.address.wrapping_add_signed(offset.into())
+        };
+        let after = self.table.partition_point(|entry| begin(entry) <= address);
+        self.table.get(after.checked_sub(1)?).map(begin)
     }
 }
 

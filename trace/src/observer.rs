@@ -41,7 +41,7 @@ impl Observer {
         }
         let (memory, map) = Memory::new()?;
         let map = Arc::new(map);
-        let watcher = Watcher::new(memory.nonce, &map)?;
+        let watcher = Watcher::new(memory.nonce, &map, preload.with_extension(""))?;
         Ok(Observer { preload, memory, map, watcher, programs: Vec::new() })
     }
 
@@ -59,6 +59,8 @@ impl Observer {
         let dir = std::path::absolute(command.get_current_dir().unwrap_or(Path::new(".")))?;
         let path = variable(command, "PATH");
         let program = files::find_program(command.get_program(), path.as_deref(), &dir);
+        // Without `.` in it.
+        let program = program.map(|program| program.components().collect::<PathBuf>());
         let kind = program.map_or(Program::Unknown, |program| self.examine(program));
 
         let expect = |sequence: u32, text: &[u8]| {
@@ -74,7 +76,7 @@ impl Observer {
             self.map.append(&entry);
         };
         expect(FIRST_EXEC, command.get_program().as_bytes());
-        let is_watched = kind == Program::Watch;
+        let is_watched = matches!(kind, Program::Watch | Program::Refuses);
         if is_watched || everything {
             let sequence = if is_watched { FIRST_EXEC } else { FIRST_WATCH };
             if !is_watched {
@@ -91,10 +93,12 @@ impl Observer {
         }
 
         let mut preload = variable(command, "LD_PRELOAD").unwrap_or_default();
-        if !preload.is_empty() {
-            preload.push(":");
+        if kind != Program::Refuses {
+            if !preload.is_empty() {
+                preload.push(":");
+            }
+            preload.push(&self.preload);
         }
-        preload.push(&self.preload);
         command.env("LD_PRELOAD", preload).env("KACHE_TRACE", self.memory.variable(FIRST_EXEC));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Answers the kernel, which asks before each system call of the programs that are watched: every one may go on, once it is
 //! written down.
 
-use crate::format::{Entry, HELLO, NOBODY, how, kind, what};
+use crate::format::{self, Entry, HELLO, NOBODY, how, kind, what};
 use crate::map::{self, Map};
 use crate::shared::program::{Program, examine};
 use crate::shared::watch;
@@ -50,25 +50,21 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn new(nonce: u64, map: &Arc<Map>) -> io::Result<Watcher> {
-        // SAFETY: makes descriptors, which are ours; the address is as long as said.
-        let (stop, socket) = unsafe {
-            let stop = owned(libc::eventfd(0, libc::EFD_CLOEXEC))?;
-            let socket = owned(libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0))?;
-            let (address, length) = watch::address(nonce);
-            if libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length as u32) < 0
-                || libc::listen(socket.as_raw_fd(), 64) < 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-            (stop, socket)
-        };
+    /// `launcher`: the program that puts others under watch, and is not to be seen itself.
+    pub fn new(nonce: u64, map: &Arc<Map>, launcher: PathBuf) -> io::Result<Watcher> {
+        // SAFETY: makes a descriptor, which is ours.
+        let stop = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC))? };
+        // Without a socket nobody puts himself under watch.
+        let socket = if can_continue() { listen(nonce)? } else { stop.try_clone()? };
         let stopped = stop.try_clone()?;
         let log = Log {
             map: map.clone(),
+            launcher,
+            address: watch::address(nonce).0,
             processes: HashMap::new(),
             groups: HashMap::new(),
             hellos: HashMap::new(),
+            preloads: HashMap::new(),
             reported: HashSet::new(),
         };
         let thread = std::thread::Builder::new().name("observer".into()).stack_size(256 << 10);
@@ -79,7 +75,7 @@ impl Watcher {
     /// Ends the thread. False: programs under watch still run.
     pub fn stop(self) -> bool {
         // SAFETY: writes eight bytes.
-        unsafe { libc::write(self.stop.as_raw_fd(), (&raw const *&1u64).cast(), 8) };
+        unsafe { libc::write(self.stop.as_raw_fd(), 1u64.to_ne_bytes().as_ptr().cast(), 8) };
         let Ok(listeners) = self.thread.join() else { return false };
         let are_gone = listeners.is_empty();
         if !are_gone {
@@ -87,6 +83,26 @@ impl Watcher {
         }
         are_gone
     }
+}
+
+fn listen(nonce: u64) -> io::Result<OwnedFd> {
+    // SAFETY: makes a descriptor, which is ours; the address is as long as said.
+    unsafe {
+        let socket = owned(libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0))?;
+        let (address, length) = watch::address(nonce);
+        let is_bound = libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length as u32) == 0;
+        if !is_bound || libc::listen(socket.as_raw_fd(), 64) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(socket)
+    }
+}
+
+/// Whether the kernel can be told to go on with a call (Linux 5.5): otherwise those who are watched would wait for ever.
+fn can_continue() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(5))
 }
 
 /// Whoever is still watched has to be answered until it ends, and we may end first: a process of its own does that.
@@ -220,12 +236,17 @@ fn accept(socket: &OwnedFd) -> Option<OwnedFd> {
 /// Writes down what is asked.
 struct Log {
     map: Arc<Map>,
+    launcher: PathBuf,
+    /// Where the launcher connects to.
+    address: [u8; 32],
     /// Numbers by process.
     processes: HashMap<u32, u32>,
     /// Processes by thread.
     groups: HashMap<u32, u32>,
     /// Sequence numbers of processes that said hello, until they execute the program.
     hellos: HashMap<u32, u32>,
+    /// Addresses of the preload object in a process.
+    preloads: HashMap<u32, (u64, u64)>,
     reported: HashSet<(u32, u8, PathBuf)>,
 }
 
@@ -234,6 +255,9 @@ impl Log {
         let a = notice.arguments;
         let tid = notice.pid;
         let pid = self.group(tid);
+        if self.preload(pid).is_some_and(|(start, end)| (start..end).contains(&notice.instruction)) {
+            return;
+        }
         let (here, dir) = (libc::AT_FDCWD, a[0] as i32);
         let path = |log: &mut Log, how: u8, dir: i32, at: u64| {
             if let Some(path) = log.path(tid, dir, at) {
@@ -301,6 +325,18 @@ impl Log {
         }
     }
 
+    /// Where the preload object is in a process, if it is. A new child has that of its parent.
+    fn preload(&mut self, pid: u32) -> Option<(u64, u64)> {
+        if self.processes.contains_key(&pid) || self.hellos.contains_key(&pid) {
+            return self.preloads.get(&pid).copied();
+        }
+        let parent = status(pid, "PPid:")?;
+        let inherited = self.preloads.get(&parent).copied()?;
+        self.number(pid);
+        self.preloads.insert(pid, inherited);
+        Some(inherited)
+    }
+
     fn group(&mut self, tid: u32) -> u32 {
         *self.groups.entry(tid).or_insert_with(|| status(tid, "Tgid:").unwrap_or(tid))
     }
@@ -353,15 +389,8 @@ impl Log {
 
     fn open(&mut self, pid: u32, tid: u32, dir: i32, at: u64, flags: i32) {
         let Some(path) = self.path(tid, dir, at) else { return };
-        if let Some(sequence) = path.as_os_str().as_bytes().strip_prefix(HELLO) {
-            let digits = std::str::from_utf8(sequence).ok();
-            if let Some(sequence) = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
-                self.hellos.insert(pid, sequence);
-                // A new process may have the number of an old one.
-                self.groups.retain(|_, group| *group != pid);
-                self.append(NOBODY, kind::WATCHED, 0, sequence, pid, b"");
-            }
-            return;
+        if let Some(digits) = path.as_os_str().as_bytes().strip_prefix(HELLO) {
+            return self.hello(pid, digits);
         }
         let creates = flags & libc::O_CREAT != 0;
         let only_named =
@@ -389,6 +418,28 @@ impl Log {
         }
     }
 
+    fn hello(&mut self, pid: u32, digits: &[u8]) {
+        let number = |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        match digits.len() {
+            16 => {
+                let Some(sequence) = number(digits).and_then(|sequence| sequence.try_into().ok()) else {
+                    return;
+                };
+                self.hellos.insert(pid, sequence);
+                // A new process may have the number of an old one.
+                self.groups.retain(|_, group| *group != pid);
+                self.append(NOBODY, kind::WATCHED, 0, sequence, pid, b"");
+            }
+            32 => {
+                if let (Some(start), Some(end)) = (number(&digits[..16]), number(&digits[16..])) {
+                    self.number(pid);
+                    self.preloads.insert(pid, (start, end));
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn execute(&mut self, pid: u32, tid: u32, dir: i32, at: u64, argv: u64) {
         let Some(path) = self.path(tid, dir, at) else {
             return map::gap(&self.map, "a program without a name was executed");
@@ -397,6 +448,9 @@ impl Log {
         // SAFETY: the name ends with a zero.
         if unsafe { libc::access(name.as_ptr(), libc::X_OK) } < 0 || path.is_dir() {
             return self.look(pid, how::STAT, path);
+        }
+        if path == self.launcher {
+            return;
         }
         self.access(pid, how::EXEC, path.clone());
         let mut interpreters = Vec::new();
@@ -417,18 +471,19 @@ impl Log {
             true => NOBODY,
             false => self.number(pid),
         };
-        self.begin(pid, parent, &program, &argv, is_cut);
+        self.begin(pid, parent, &program, &argv, is_cut as u8 * format::CUT);
     }
 
     /// A process has a new program; or it is new.
-    fn begin(&mut self, pid: u32, parent: u32, program: &Path, argv: &[u8], is_cut: bool) -> u32 {
+    fn begin(&mut self, pid: u32, parent: u32, program: &Path, argv: &[u8], detail: u8) -> u32 {
         let number = map::number(&self.map);
         self.processes.insert(pid, number);
+        self.preloads.remove(&pid);
         if let Some(sequence) = self.hellos.remove(&pid) {
             self.append(number, kind::WATCHED, 0, sequence, pid, b"");
         }
         let program = program.as_os_str().as_bytes();
-        self.append(number, kind::SEEN, is_cut as u8, parent, pid, &[program, b"\0", argv].concat());
+        self.append(number, kind::SEEN, detail, parent, pid, &[program, b"\0", argv].concat());
         number
     }
 
@@ -440,7 +495,8 @@ impl Log {
             status(pid, "PPid:").and_then(|parent| self.processes.get(&parent)).copied().unwrap_or(NOBODY);
         let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         let argv = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        self.begin(pid, parent, &program, &argv[..argv.len().min(ARGV)], argv.len() > ARGV)
+        let cut = if argv.len() > ARGV { format::CUT } else { 0 };
+        self.begin(pid, parent, &program, &argv[..argv.len().min(ARGV)], format::CHILD | cut)
     }
 
     fn access(&mut self, pid: u32, how: u8, path: PathBuf) {
@@ -465,6 +521,9 @@ impl Log {
         let mut address = [0u8; 128];
         let length = memory(tid, at, &mut address[..length.min(128)]);
         let address = &address[..length];
+        if self.address.starts_with(address) {
+            return;
+        }
         let port = || u16::from_be_bytes([address[2], address[3]]);
         let words = match address.first_chunk().map(|family| u16::from_ne_bytes(*family)) {
             Some(1) if length > 3 && address[2] == 0 => {

@@ -1,0 +1,325 @@
+//! How programs are started, and how they end.
+
+mod common;
+
+use common::{Place, asker, complete, hows, programs};
+use kache_trace::How;
+use std::process::Command;
+
+#[test]
+fn without_an_environment() {
+    let place = Place::new();
+    place.write("file", "");
+    let account =
+        complete(place.shell(
+            "env -i /bin/cat file; env -u LD_PRELOAD cat file; unset LD_PRELOAD KACHE_TRACE; cat file",
+        ));
+    assert_eq!(programs(&account)[1..], ["env", "cat", "env", "cat", "cat"]);
+    assert_eq!(account.accesses.iter().filter(|a| a.path == place.at("file")).count(), 3);
+}
+
+#[test]
+fn every_way_to_start_a_program() {
+    let place = Place::new();
+    let program = place.c(
+        "start",
+        &[],
+        r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <spawn.h>
+        #include <stdlib.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        static char *argv[] = { "echo", "a", "b", "c", "d", "e", "f", "g", 0 }, *none[] = { 0 };
+        #define CHILD(name, call) if (!strcmp(way, name)) { call; _exit(9); }
+        #include <string.h>
+        int main(int argc, char **args) {
+            char *way = args[1];
+            pid_t pid = -1;
+            if (!strcmp(way, "posix_spawn")) { if (posix_spawn(&pid, "/bin/echo", 0, 0, argv, none)) return 1; }
+            else if (!strcmp(way, "posix_spawnp")) { if (posix_spawnp(&pid, "echo", 0, 0, argv, none)) return 1; }
+            else if (!strcmp(way, "moved")) {
+                posix_spawn_file_actions_t actions;
+                posix_spawn_file_actions_init(&actions);
+                posix_spawn_file_actions_addchdir_np(&actions, "/bin");
+                if (posix_spawn(&pid, "./echo", &actions, 0, argv, none)) return 1;
+            }
+            else if (!strcmp(way, "system")) return system("echo a");
+            else if (!(pid = vfork())) {
+                CHILD("execve", execve("/bin/echo", argv, none))
+                CHILD("execv", execv("/bin/echo", argv))
+                CHILD("execvp", execvp("echo", argv))
+                CHILD("execvpe", execvpe("echo", argv, none))
+                CHILD("execl", execl("/bin/echo", "echo", "a", "b", "c", "d", "e", "f", "g", (char *)0))
+                CHILD("execlp", execlp("echo", "echo", "a", "b", "c", "d", "e", "f", "g", (char *)0))
+                CHILD("execle", execle("/bin/echo", "echo", "a", "b", "c", "d", "e", "f", "g", (char *)0, none))
+                CHILD("fexecve", fexecve(open("/bin/echo", O_RDONLY | O_CLOEXEC), argv, none))
+                CHILD("execveat", execveat(open("/bin", O_RDONLY | O_DIRECTORY), "echo", argv, none, 0))
+                _exit(8);
+            }
+            int status;
+            return waitpid(pid, &status, 0) != pid || status;
+        }"#,
+    );
+    for way in [
+        "posix_spawn",
+        "posix_spawnp",
+        "moved",
+        "system",
+        "execve",
+        "execv",
+        "execvp",
+        "execvpe",
+        "execl",
+        "execlp",
+        "execle",
+        "fexecve",
+        "execveat",
+    ] {
+        let account = complete(place.observe(Command::new(&program).arg(way)));
+        let last = account.processes.last().unwrap();
+        if way == "system" {
+            assert_eq!(programs(&account).len(), 2, "{way}");
+            continue;
+        }
+        assert_eq!(programs(&account).last().unwrap(), "echo", "{way}");
+        assert_eq!(last.argv, ["echo", "a", "b", "c", "d", "e", "f", "g"], "{way}");
+        assert_eq!(last.parent, Some(0), "{way}");
+        assert!(
+            hows(&account, "/bin/echo").contains(&How::Exec)
+                || hows(&account, "/usr/bin/echo").contains(&How::Exec),
+            "{way}"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_started() {
+    let place = Place::new();
+    place.write("plain", "");
+    let account = complete(place.shell("./plain 2>&-; ./none 2>&-; true"));
+    assert_eq!(hows(&account, place.at("none")), [How::Absent]);
+    assert!(programs(&account).len() <= 3);
+}
+
+#[test]
+fn children_without_a_program() {
+    let place = Place::new();
+    place.write("file", "");
+    let account = complete(place.shell("(read x <file); (read x <file) & wait"));
+    // The first may have been optimized into the shell itself.
+    let readers: Vec<_> = account.accesses.iter().filter(|a| a.path == place.at("file")).collect();
+    assert_eq!(readers.len(), 2);
+    let process = &account.processes[readers[1].process as usize];
+    assert_eq!(
+        (process.program.file_name(), process.parent),
+        (account.processes[0].program.file_name(), Some(0))
+    );
+}
+
+#[test]
+fn threads_at_the_same_time() {
+    let place = Place::new();
+    let program = place.rust(
+        "threads",
+        &["-Copt-level=1"],
+        r#"fn main() {
+            std::thread::scope(|scope| for thread in 0..8 {
+                scope.spawn(move || for i in 0..1000 {
+                    std::fs::write(format!("f{thread}-{i}"), "").unwrap();
+                    std::fs::read(format!("f{}-{}", thread, i / 2)).unwrap();
+                });
+            });
+        }"#,
+    );
+    let account = complete(place.observe(&mut Command::new(program)));
+    let count = |how: How| {
+        account.accesses.iter().filter(|a| a.how == how && a.path.starts_with(&place.path)).count()
+    };
+    assert_eq!(count(How::Absent), 8_000);
+    assert_eq!(count(How::Write), 8_000);
+    assert_eq!(count(How::Read), 4_000);
+}
+
+#[test]
+fn a_child_that_is_killed() {
+    let place = Place::new();
+    place.write("file", "");
+    let account = complete(place.shell("sh -c 'read x <file; kill -9 $$'; true"));
+    assert_eq!(hows(&account, place.at("file")), [How::Read]);
+}
+
+#[test]
+fn a_child_that_lives_on() {
+    let place = Place::new();
+    let account = place.shell("setsid sleep 5 >/dev/null 2>&1 & sleep 0.3");
+    assert!(
+        account.gaps.iter().any(|gap| gap.contains("still runs") && gap.contains("sleep")),
+        "{:?}",
+        account.gaps
+    );
+}
+
+#[test]
+fn a_child_that_needs_a_moment_to_end() {
+    let place = Place::new();
+    complete(place.shell("sleep 0.005 >/dev/null 2>&1 & true"));
+}
+
+#[test]
+fn an_exec_that_leads_nowhere() {
+    // The program ends before its libraries are loaded.
+    let place = Place::new();
+    let library = place.c("libgone.so", &["-shared", "-fPIC"], "int gone(void) { return 0; }");
+    let program =
+        place.c("lost", &["-L.", library.to_str().unwrap()], "int gone(void); int main() { return gone(); }");
+    std::fs::remove_file(library).unwrap();
+    let account = place.shell("./lost 2>&-; true");
+    assert_eq!(account.gaps, [format!("a program could not be observed: {}", program.display())]);
+}
+
+#[test]
+fn what_somebody_else_preloads() {
+    let place = Place::new();
+    place.write("real", "");
+    let library = place.c(
+        "other.so",
+        &["-shared", "-fPIC"],
+        r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <string.h>
+        #include <stdlib.h>
+        int open(const char *path, int flags, int mode) {
+            int (*next)(const char *, int, int) = dlsym(RTLD_NEXT, "open");
+            return next(strcmp(path, "pretended") ? path : getenv("INSTEAD"), flags, mode);
+        }"#,
+    );
+    let program =
+        place.c("opens", &[], "#include <fcntl.h>\nint main() { return open(\"pretended\", O_RDONLY) < 0; }");
+    let account = complete(
+        place.observe(Command::new(&program).env("LD_PRELOAD", &library).env("INSTEAD", place.at("real"))),
+    );
+    assert_eq!(hows(&account, place.at("real")), [How::Read]);
+    assert_eq!(asker(&account, "INSTEAD"), Some(library.clone()));
+    // And when the program sets it for a child.
+    let account = complete(place.shell(&format!("INSTEAD=real LD_PRELOAD={} ./opens", library.display())));
+    assert_eq!(hows(&account, place.at("real")), [How::Read]);
+}
+
+#[test]
+fn libraries_and_who_asks() {
+    let place = Place::new();
+    let code = |name: &str| {
+        format!("#include <stdlib.h>\nvoid *ask_{name}(void) {{ return getenv(\"FROM_{name}\"); }}")
+    };
+    let linked = place.c("liblinked.so", &["-shared", "-fPIC"], &code("linked"));
+    let opened = place.c("libopened.so", &["-shared", "-fPIC"], &code("opened"));
+    let silent = place.c("libsilent.so", &["-shared", "-fPIC"], "int silent;");
+    let program = place.c(
+        "asks",
+        &[linked.to_str().unwrap(), "-ldl"],
+        r#"
+        #include <dlfcn.h>
+        #include <stdlib.h>
+        void *ask_linked(void);
+        int main() {
+            getenv("FROM_program");
+            ask_linked();
+            void *library = dlopen("./libopened.so", RTLD_NOW);
+            if (!library) return 1;
+            ((void *(*)(void))dlsym(library, "ask_opened"))();
+            dlclose(library);
+            return !dlopen("./libsilent.so", RTLD_NOW);
+        }"#,
+    );
+    let account = complete(place.observe(&mut Command::new(&program)));
+    assert_eq!(asker(&account, "FROM_program"), Some(program));
+    assert_eq!(asker(&account, "FROM_linked"), Some(linked.clone()));
+    assert_eq!(asker(&account, "FROM_opened"), Some(opened.clone()));
+    for library in [linked, opened, silent] {
+        assert!(hows(&account, &library).contains(&How::Read), "{}", library.display());
+    }
+    assert!(!account.processes[0].whole_environment);
+}
+
+#[test]
+fn where_the_loader_looks_first() {
+    let place = Place::new();
+    let code = "int two(void) { return 0; }";
+    std::fs::create_dir(place.at("one")).unwrap();
+    std::fs::create_dir(place.at("two")).unwrap();
+    let library = place.c("two/libtwo.so", &["-shared", "-fPIC", "-Wl,-soname,libtwo.so"], code);
+    let program =
+        place.c("uses", &[library.to_str().unwrap()], "int two(void); int main() { return two(); }");
+    let path = format!("{}:{}", place.at("one").display(), place.at("two").display());
+    let account = complete(place.observe(Command::new(&program).env("LD_LIBRARY_PATH", path)));
+    assert_eq!(hows(&account, place.at("one/libtwo.so")), [How::Absent]);
+    assert_eq!(hows(&account, library), [How::Read]);
+    assert_eq!(asker(&account, "LD_LIBRARY_PATH"), Some(program));
+}
+
+#[test]
+fn who_has_the_whole_environment() {
+    let place = Place::new();
+    let program = place.c("has", &[], "extern char **environ; int main() { return environ == 0; }");
+    assert!(complete(place.observe(&mut Command::new(program))).processes[0].whole_environment);
+    let account = complete(place.shell("cat /proc/self/environ"));
+    assert!(
+        account.processes.iter().find(|process| process.program.ends_with("cat")).unwrap().whole_environment
+    );
+}
+
+#[test]
+fn long_arguments_are_cut() {
+    let place = Place::new();
+    let account = complete(place.observe(Command::new("/bin/true").arg("x".repeat(100_000)).arg("y")));
+    assert!(account.processes[0].argv_cut);
+    assert_eq!(account.processes[0].argv[0], "/bin/true");
+    let account = complete(place.observe(Command::new("/bin/true").args((0..1000).map(|i| i.to_string()))));
+    assert_eq!((account.processes[0].argv_cut, account.processes[0].argv.len()), (false, 1001));
+}
+
+#[test]
+fn one_inside_another() {
+    // What runs inside tells what it cannot see itself.
+    if kache_trace::inside() {
+        return kache_trace::report_gap("told from inside");
+    }
+    let place = Place::new();
+    let this = std::env::current_exe().unwrap();
+    let account = place.observe(Command::new(this).args(["--exact", "one_inside_another"]));
+    assert_eq!(account.gaps, ["told from inside"]);
+}
+
+#[test]
+fn descriptors_and_errors_are_left_alone() {
+    let place = Place::new();
+    let program = place.c(
+        "errors",
+        &[],
+        r#"
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <stdlib.h>
+        #include <sys/stat.h>
+        #include <unistd.h>
+        int main() {
+            struct stat s;
+            errno = 77;
+            int fd = open("errors", O_RDONLY);
+            if (fd != 3 || errno != 77) return 1;
+            getenv("X");
+            if (stat("errors", &s) || errno != 77) return 2;
+            if (open("none", O_RDONLY) != -1 || errno != ENOENT) return 3;
+            if (open((char *)8, O_RDONLY) != -1 || errno != EFAULT) return 4;
+            if (stat((char *)8, &s) != -1 || errno != EFAULT) return 5;
+            if (mkdir("errors", 0777) != -1 || errno != EEXIST) return 6;
+            if (execl("none", "none", (char *)0) != -1 || errno != ENOENT) return 7;
+            if (rename("none", "other") != -1 || errno != ENOENT) return 8;
+            return 0;
+        }"#,
+    );
+    complete(place.observe(&mut Command::new(program)));
+}
