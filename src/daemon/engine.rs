@@ -85,6 +85,10 @@ impl Engine {
     pub fn recover(&self) {
         scratch::clear_away(&self.config.cache_dir);
         for dir in mounts::known(&self.config) {
+            if mounts::is_elsewhere(&self.config.cache_dir, &dir) {
+                tracing::info!(dir = %dir.display(), "mounted in another mount namespace; left alone");
+                continue;
+            }
             if !dir.parent().is_some_and(Path::is_dir) && !mounts::is_stale(&dir) {
                 // The checkout was deleted: its uppers are gone with it, its views need not be kept.
                 tracing::info!(dir = %dir.display(), "checkout is gone; forgetting its mount");
