@@ -37,6 +37,7 @@ pub struct BlobRow {
     pub ino: u64,
     pub mtime_ns: i64,
     pub ctime_ns: i64,
+    pub links: u64,
     /// The machine start in which its bytes were known to be right.
     pub boot: i64,
     /// Seconds since the Unix epoch.
@@ -44,11 +45,15 @@ pub struct BlobRow {
 }
 
 impl BlobRow {
-    /// Is this the file as it was when its bytes were right? A new or removed link moves the ctime, too, so a blob whose
-    /// target was deleted is read once more before its next use: nothing tells that from a write whose mtime was set
-    /// back. Links that kache makes are noted.
-    fn looks_like(&self, id: &FileId) -> bool {
-        (self.ino, self.size, self.mtime_ns, self.ctime_ns) == (id.ino, id.size, id.mtime_ns, id.ctime_ns)
+    /// Is this the file as it was when its bytes were right?
+    ///
+    /// The ctime moves when a link is made or removed, too. Links that kache makes are noted. One that is gone is enough of
+    /// an explanation, else a build after `rm -rf target` would read everything again, which takes as long as all the rest
+    /// of it. So what stays unnoticed is a write in place, whose mtime was set back, to a file that was removed afterwards.
+    fn looks_like(&self, meta: &fs::Metadata) -> bool {
+        let id = FileId::of(meta);
+        (self.ino, self.size, self.mtime_ns) == (id.ino, id.size, id.mtime_ns)
+            && (self.ctime_ns == id.ctime_ns || meta.nlink() < self.links)
     }
 }
 
@@ -66,6 +71,7 @@ impl Store {
             ino: id.ino,
             mtime_ns: id.mtime_ns,
             ctime_ns: id.ctime_ns,
+            links: meta.nlink(),
             boot: self.boot,
             published: now_s(),
         }
@@ -300,8 +306,7 @@ impl Store {
         if !meta.is_file() || meta.len() != size {
             return Err(self.quarantine(hash, &format!("{} bytes instead of {size}", meta.len()))?);
         }
-        let id = FileId::of(&meta);
-        let as_known = |row: BlobRow| row.looks_like(&id) && !self.may_be_torn(&row);
+        let as_known = |row: BlobRow| row.looks_like(&meta) && !self.may_be_torn(&row);
         let remembered = self.memory().blobs.get(hash);
         let looks_right = remembered.is_some_and(as_known) || self.find_blob(hash)?.is_some_and(as_known);
         if self.options.verify == Verify::Always || !looks_right {
@@ -348,9 +353,8 @@ impl Store {
     /// Does the blob's file look as it did when its bytes were known to be right?
     pub fn looks_sound(&self, hash: &Hash) -> bool {
         let Ok(meta) = fs::symlink_metadata(self.blob_path(hash)) else { return false };
-        let id = FileId::of(&meta);
         let known = self.memory().blobs.get(hash).or_else(|| self.find_blob(hash).ok().flatten());
-        known.is_some_and(|row| row.looks_like(&id))
+        known.is_some_and(|row| row.looks_like(&meta))
     }
 
     /// The blob that a file is, if it is the very file of one.

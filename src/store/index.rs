@@ -111,7 +111,7 @@ impl Store {
     pub(super) fn find_blob(&self, hash: &Hash) -> Result<Option<BlobRow>> {
         self.with(|conn| {
             conn.prepare_cached(
-                "SELECT size, disk, ino, mtime_ns, ctime_ns, boot, published FROM blobs WHERE hash = ?",
+                "SELECT size, disk, ino, mtime_ns, boot, published, ctime_ns, links FROM blobs WHERE hash = ?",
             )?
             .query_row([hash], |row| {
                 Ok(BlobRow {
@@ -119,9 +119,10 @@ impl Store {
                     disk: row.get::<_, i64>(1)? as u64,
                     ino: row.get::<_, i64>(2)? as u64,
                     mtime_ns: row.get(3)?,
-                    ctime_ns: row.get(4)?,
-                    boot: row.get(5)?,
-                    published: row.get(6)?,
+                    boot: row.get(4)?,
+                    published: row.get(5)?,
+                    ctime_ns: row.get(6)?,
+                    links: row.get::<_, i64>(7)? as u64,
                 })
             })
             .optional()

@@ -174,6 +174,8 @@ fn a_link_made_by_kache_is_no_reason_to_read_a_blob() {
     b.store.flush().unwrap();
     assert!(b.store.looks_sound(&hash));
     assert!(b.reopened().unwrap().looks_sound(&hash));
+    fs::remove_file(b.root.join("a")).unwrap();
+    assert!(b.store.looks_sound(&hash), "nor is the end of one");
 }
 
 #[test]
