@@ -14,6 +14,7 @@ mod restore;
 mod script;
 mod snapshot;
 mod store;
+mod umask;
 mod wrap;
 
 use std::ffi::OsString;

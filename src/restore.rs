@@ -5,6 +5,8 @@
 //! links share their mtime, and cargo compares mtimes, so a second target would move the first one's. How many there
 //! are is in the inode's link count: a blob with one link is in nobody's target.
 //!
+//! Permissions are those that a compiler's own output would have there: what the umask of whoever builds leaves.
+//!
 //! Nothing appears under its final name before it is whole, and nothing follows a symbolic link at that name.
 
 use std::fs::{self, File, OpenOptions};
@@ -21,6 +23,7 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use crate::store::sys;
+use crate::umask;
 
 /// What is known of whether one file system can clone blocks into another. Asking costs system calls, so the answer
 /// is remembered.
@@ -51,7 +54,8 @@ pub fn place(
     memory: &dyn LinkMemory,
 ) -> io::Result<Placed> {
     with_parent(dest, || {
-        let (from, to) = (source.meta.dev(), parent_dev(dest)?);
+        let there = fs::metadata(parent(dest))?;
+        let (from, to) = (source.meta.dev(), there.dev());
         if memory.can_reflink(from, to) != Some(false) {
             match copy(source, dest, executable, LinkMode::Reflink) {
                 Err(e) if is_cannot_reflink(&e) => memory.learn_reflink(from, to, false),
@@ -66,6 +70,7 @@ pub fn place(
         }
         if sharing == Sharing::Link
             && from == to
+            && source.meta.gid() == group_of_new_files(&there)
             && let Some(placed) = hard_link(source, dest, executable)?
         {
             return Ok(placed);
@@ -93,7 +98,7 @@ fn with_parent<T>(dest: &Path, put: impl Fn() -> io::Result<T>) -> io::Result<T>
             if parent.is_dir() {
                 return Err(e);
             }
-            fs::create_dir_all(parent)?;
+            create_dirs(parent)?;
             put()
         }
         other => other,
@@ -107,8 +112,28 @@ fn parent(dest: &Path) -> &Path {
     }
 }
 
-fn parent_dev(dest: &Path) -> io::Result<u64> {
-    fs::metadata(parent(dest)).map(|m| m.dev())
+/// A set-group-ID directory gives its group to what is made in it; a link would keep the blob's.
+fn group_of_new_files(dir: &fs::Metadata) -> u32 {
+    if dir.mode() & libc::S_ISGID != 0 { dir.gid() } else { nix::unistd::getegid().as_raw() }
+}
+
+/// The same as [`fs::create_dir_all`], for whoever this thread works for.
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    if !umask::is_foreign() {
+        return fs::create_dir_all(dir);
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => {
+            let inherited = fs::symlink_metadata(dir)?.mode() & libc::S_ISGID;
+            fs::set_permissions(dir, fs::Permissions::from_mode(umask::dir_mode() | inherited))
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && dir.parent().is_some() => {
+            create_dirs(parent(dir))?;
+            create_dirs(dir)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// `None`: the blob is in use by another target, or the file system will not link; a copy will do.
@@ -120,8 +145,12 @@ fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Optio
     if source.meta.nlink() != 1 && !in_place {
         return Ok(None);
     }
-    // As a compiler would leave it: rustc refuses to replace a file that is not writable.
-    let mode = if executable { 0o755 } else { 0o644 };
+    // As a compiler would leave it: rustc refuses to replace a file that is not writable. Nobody else has a link, so the
+    // mode of the blob is nobody else's concern; only the store must be able to read it.
+    let mode = umask::file_mode(executable);
+    if mode & 0o400 == 0 {
+        return Ok(None);
+    }
     if source.meta.mode() & 0o777 != mode {
         fs::set_permissions(source.path, fs::Permissions::from_mode(mode))?;
     }
@@ -217,8 +246,12 @@ impl Temp {
     /// A new file: never one that exists, never through a symbolic link. Permissions are what a compiler's would be.
     fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
         let temp = Temp::name(dest);
-        let mode = if executable { 0o777 } else { 0o666 };
+        let mode = umask::file_mode(executable);
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.path)?;
+        if umask::is_foreign() {
+            // The kernel has applied our own as well.
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
         Ok((file, temp))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::protocol::{self, ALIVE, Body, Request, Response, VERSION};
 use super::{socket, view};
+use crate::umask;
 
 /// A daemon that is alive says so within this time. Builds do not wait longer.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
@@ -48,7 +49,10 @@ impl Client {
 
     /// Says something that needs no answer.
     pub fn tell(&mut self, body: Body) -> io::Result<()> {
-        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })
+        protocol::send(
+            &mut self.stream,
+            &Request { version: VERSION.into(), umask: umask::of_process(), body },
+        )
     }
 
     /// Ends the conversation when the daemon has heard everything that was told.
@@ -62,7 +66,10 @@ impl Client {
 
     /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.
     pub fn ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
-        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })?;
+        protocol::send(
+            &mut self.stream,
+            &Request { version: VERSION.into(), umask: umask::of_process(), body },
+        )?;
         self.stream.set_read_timeout(Some(self.sign_of_life))?;
         let mut sign = [0];
         self.stream.read_exact(&mut sign)?;

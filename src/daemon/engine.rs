@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::remote::Remotes;
 use crate::snapshot::place::Place;
 use crate::store::Store;
+use crate::umask;
 
 /// A file that nobody has written to for so long becomes a view in the background.
 const QUIET: Duration = Duration::from_secs(5);
@@ -399,6 +400,25 @@ impl Hosted {
         Ok(())
     }
 
+    /// Makes the directories above a path, for a caller whose umask leaves them other modes than a mount gives by itself.
+    fn make_parents(&self, path: &RelPath) -> cache::Result<()> {
+        const USUAL: u32 = 0o755;
+        if umask::dir_mode() == USUAL {
+            return Ok(());
+        }
+        let Some(parent) = path.as_path().parent().filter(|p| !p.as_os_str().is_empty()) else {
+            return Ok(());
+        };
+        let parent = RelPath::new(parent)?;
+        if self.stat(&parent)?.is_some() {
+            return Ok(());
+        }
+        self.make_parents(&parent)?;
+        let made =
+            FsPlacement { path: parent, content: FsContent::Directory, mode: umask::dir_mode(), mtime: None };
+        Ok(self.mount().place(&[made])?)
+    }
+
     /// `None` when there is no such path.
     fn stat(&self, path: &RelPath) -> cache::Result<Option<Stat>> {
         match self.mount().stat(path) {
@@ -482,6 +502,7 @@ impl Cache for Engine {
                 outside.push(file.clone());
                 continue;
             };
+            hosted.make_parents(&inner)?;
             let placement = self.placement(inner, &file.content)?;
             match inside.iter_mut().find(|(h, _)| Arc::ptr_eq(h, &hosted)) {
                 Some((_, list)) => list.push(placement),
@@ -554,12 +575,13 @@ impl Engine {
                 FsPlacement {
                     path,
                     content: FsContent::View { hash, size: *size, link_ok: *sharing == Sharing::Link },
-                    mode: if *executable { 0o755 } else { 0o644 },
+                    mode: umask::file_mode(*executable),
                     mtime: None,
                 }
             }
             Content::Bytes(bytes) => {
-                FsPlacement { path, content: FsContent::Bytes(bytes.clone()), mode: 0o644, mtime: None }
+                let mode = umask::file_mode(false);
+                FsPlacement { path, content: FsContent::Bytes(bytes.clone()), mode, mtime: None }
             }
         })
     }

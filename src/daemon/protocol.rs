@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 7");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 8");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -28,6 +28,8 @@ const MAX_MESSAGE: usize = 256 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
     pub version: String,
+    /// Of the caller, for files that the daemon makes in its place.
+    pub umask: u32,
     pub body: Body,
 }
 

@@ -155,6 +155,7 @@ impl Server {
         if request.version != VERSION && !matches!(request.body, Body::Status | Body::Stop | Body::Restart) {
             return Response::OtherVersion(VERSION.into());
         }
+        crate::umask::work_for(request.umask);
         let engine = &self.engine;
         match request.body {
             Body::Lookup { inv, settings, spent_us, shared } => {
