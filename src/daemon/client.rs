@@ -40,6 +40,13 @@ impl Client {
         Some(Client { stream, sign_of_life })
     }
 
+    /// User id of the daemon for this cache directory, when that is somebody else's.
+    pub fn stranger(cache_dir: &Path) -> Option<u32> {
+        let client = Client::open(cache_dir, SIGN_OF_LIFE)?;
+        let uid = socket::peer(&client.stream).ok()?.uid;
+        (uid != nix::unistd::getuid().as_raw()).then_some(uid)
+    }
+
     /// Is it a daemon of this user for which paths mean what they mean here? Not one in another mount namespace or with
     /// another root directory, as in a container.
     pub fn sees_our_files(&self) -> bool {

@@ -341,27 +341,53 @@ impl Engine {
     }
 }
 
-/// Directories as the kernel knows them: `target` may be a symbolic link to a mount. Asked again every second.
+/// Directories as the kernel knows them: `target` may be a symbolic link to a mount. Asked again every second, and the
+/// links on the way each time: whoever removes one and makes a directory in its place means that directory.
 #[derive(Default)]
-struct Resolved(Mutex<HashMap<PathBuf, (Instant, Option<PathBuf>)>>);
+struct Resolved(Mutex<HashMap<PathBuf, Resolution>>);
+
+#[derive(Clone)]
+struct Resolution {
+    at: Instant,
+    real: Option<PathBuf>,
+    /// Symbolic links among the directories of the path, and where they lead.
+    links: Vec<(PathBuf, PathBuf)>,
+}
 
 impl Resolved {
     const AGE: Duration = Duration::from_secs(1);
 
     fn get(&self, dir: &Path) -> Option<PathBuf> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, real)) = known().get(dir)
-            && at.elapsed() < Self::AGE
-        {
-            return real.clone();
+        let found = known().get(dir).cloned();
+        if let Some(found) = found.filter(Resolution::holds) {
+            return found.real;
         }
-        let real = dir.canonicalize().ok();
+        let resolution = Resolution::of(dir);
+        let real = resolution.real.clone();
         let mut all = known();
         if all.len() > 1000 {
             all.clear();
         }
-        all.insert(dir.to_owned(), (Instant::now(), real.clone()));
+        all.insert(dir.to_owned(), resolution);
         real
+    }
+}
+
+impl Resolution {
+    fn of(dir: &Path) -> Resolution {
+        let real = dir.canonicalize().ok();
+        let links = match &real {
+            // Nothing on the way is a link.
+            Some(real) if real == dir => Vec::new(),
+            _ => dir.ancestors().filter_map(|d| Some((d.to_owned(), std::fs::read_link(d).ok()?))).collect(),
+        };
+        Resolution { at: Instant::now(), real, links }
+    }
+
+    fn holds(&self) -> bool {
+        self.at.elapsed() < Resolved::AGE
+            && self.links.iter().all(|(link, to)| std::fs::read_link(link).is_ok_and(|now| now == *to))
     }
 }
 
@@ -417,6 +443,22 @@ impl Hosted {
         let made =
             FsPlacement { path: parent, content: FsContent::Directory, mode: umask::dir_mode(), mtime: None };
         Ok(self.mount().place(&[made])?)
+    }
+
+    /// Tells those who watch directories of the mount (inotify) that files were put there, which the kernel has not seen:
+    /// they learn of a file that was open for writing and is closed, as after a compiler's own write. Nothing is written.
+    pub(super) fn tell_watchers<'a>(&self, paths: impl Iterator<Item = &'a RelPath>) {
+        use std::os::unix::fs::OpenOptionsExt;
+        for path in paths {
+            // While a program is open for writing nobody can start it.
+            if path.as_path().extension().is_none() {
+                continue;
+            }
+            let mut open = std::fs::OpenOptions::new();
+            open.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+            // One that runs, is read-only or gone again: then there is nothing to tell.
+            let _ = open.open(self.dir.join(path.as_path()));
+        }
     }
 
     /// `None` when there is no such path.
@@ -517,6 +559,7 @@ impl Cache for Engine {
             });
             self.store.pin_soon(&pin_owner(&hosted.dir), shown)?;
             hosted.mount().place(&list)?;
+            hosted.tell_watchers(list.iter().map(|p| &p.path));
             hosted.sealed.store(false, Ordering::Relaxed);
             self.store.used(&key.0);
         }

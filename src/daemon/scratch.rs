@@ -145,6 +145,7 @@ impl Engine {
             })
             .collect();
         hosted.mount().place(&placements)?;
+        hosted.tell_watchers(placements.iter().map(|p| &p.path));
         hosted.sealed.store(false, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }

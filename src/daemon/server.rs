@@ -169,7 +169,9 @@ impl Server {
                                 engine.event(&hit.event(&inv, began.elapsed() + spent));
                             }
                             Lookup::Miss(plan) => plan.scratch = engine.scratch(plan),
-                            Lookup::Pass { .. } | Lookup::Told(_) => {}
+                            // Cargo's first questions come before it touches the target directory.
+                            Lookup::Told(_) => engine.relink_gone(),
+                            Lookup::Pass { .. } => {}
                         }
                         Response::Lookup(found)
                     }

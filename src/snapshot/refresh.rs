@@ -67,7 +67,16 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
                     references.insert(path, sources);
                 }
             }
-            Verdict::Stale(reason) => plan.stale.push((label(unit), reason.clone())),
+            Verdict::Stale(reason) => {
+                plan.stale.push((label(unit), reason.clone()));
+                // Cargo would not see it where the times of its sources are old, as some tools set them.
+                if unit.problem.is_empty()
+                    && let Some(path) = reference(unit)
+                    && listing.contains_key(&path)
+                {
+                    plan.remove.push(path);
+                }
+            }
             Verdict::Obsolete => {}
         }
     }
@@ -84,6 +93,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
             if !verdict.is_fresh()
                 && let Some(path) = reference(unit)
                 && listing.contains_key(&path)
+                && !plan.remove.contains(&path)
             {
                 plan.remove.push(path);
             }

@@ -16,7 +16,8 @@ pub fn resolve(cache: &dyn Cache, inv: &Invocation, program: &OsStr) -> Result<O
     }
     for dir in std::env::split_paths(inv.var("PATH").unwrap_or_default()) {
         let path = inv.cwd.join(dir).join(program);
-        if cache.stat(&path)?.is_some_and(|id| !id.is_dir) {
+        // A shell passes over what it may not run.
+        if cache.stat(&path)?.is_some_and(|id| !id.is_dir && id.executable) {
             return Ok(Some(path));
         }
     }
