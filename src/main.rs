@@ -25,6 +25,9 @@ fn main() -> ExitCode {
     if wrap::is_wrapper_call(&args) {
         wrap::run(args);
     }
+    if args.first().is_some_and(|a| a == launcher::BRING_BACK) {
+        return launcher::bring_back(&args[1..]);
+    }
     if args.first().is_some_and(|a| a == launcher::ROLE) {
         script::run(args[1..].to_vec());
     }

@@ -9,14 +9,12 @@
 //!
 //! Nothing appears under its final name before it is whole, and nothing follows a symbolic link at that name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
+use kache_wrapper::atomic::Temp;
 use kache_wrapper::cache::{FileId, LinkMode, Sharing};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -82,7 +80,7 @@ pub fn place(
 /// Puts bytes at `dest`, replacing what is there.
 pub fn place_bytes(dest: &Path, bytes: &[u8], executable: bool) -> io::Result<FileId> {
     with_parent(dest, || {
-        let (mut file, temp) = Temp::create(dest, executable)?;
+        let (mut file, temp) = create(dest, executable)?;
         file.write_all(bytes)?;
         let id = FileId::of(&file.metadata()?);
         temp.rename(dest)?;
@@ -160,10 +158,10 @@ fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Optio
     match fs::hard_link(source.path, dest) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let temp = Temp::name(dest);
-            match fs::hard_link(source.path, &temp.path) {
+            let temp = Temp::beside(dest);
+            match fs::hard_link(source.path, temp.path()) {
                 // Of two links to one inode rename does nothing and says nothing; then dropping `temp` removes it.
-                Ok(()) => fs::rename(&temp.path, dest)?,
+                Ok(()) => fs::rename(temp.path(), dest)?,
                 Err(e) if is_cannot_link(&e) => return Ok(None),
                 Err(e) => return Err(e),
             }
@@ -193,7 +191,7 @@ fn stamp(dest: &Path) -> io::Result<FileId> {
 /// Makes an independent file, by cloning blocks or by copying bytes as `mode` tells.
 fn copy(source: &Source, dest: &Path, executable: bool, mode: LinkMode) -> io::Result<Placed> {
     let mut from = File::open(source.path)?;
-    let (mut to, temp) = Temp::create(dest, executable)?;
+    let (mut to, temp) = create(dest, executable)?;
     if mode == LinkMode::Reflink {
         sys::reflink(&from, &to)?;
     } else {
@@ -223,49 +221,13 @@ fn is_cannot_link(e: &io::Error) -> bool {
     )
 }
 
-/// A temporary name in the directory of the final one, removed unless renamed.
-struct Temp {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temp {
-    /// No two processes get the same, not even in two containers that number processes alike.
-    fn name(dest: &Path) -> Temp {
-        static START: OnceLock<u32> = OnceLock::new();
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let start = START.get_or_init(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            since.subsec_nanos() ^ since.as_secs() as u32
-        });
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".kache-{}-{start:x}-{n}", std::process::id());
-        Temp { path: parent(dest).join(name), renamed: false }
+/// A new file for whoever this thread works for.
+fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
+    let mode = umask::file_mode(executable);
+    let (file, temp) = Temp::create(dest, mode)?;
+    if umask::is_foreign() {
+        // The kernel has applied our own as well.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
-
-    /// A new file: never one that exists, never through a symbolic link. Permissions are what a compiler's would be.
-    fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
-        let temp = Temp::name(dest);
-        let mode = umask::file_mode(executable);
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.path)?;
-        if umask::is_foreign() {
-            // The kernel has applied our own as well.
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-        }
-        Ok((file, temp))
-    }
-
-    fn rename(mut self, dest: &Path) -> io::Result<()> {
-        fs::rename(&self.path, dest)?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+    Ok((file, temp))
 }

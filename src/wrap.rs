@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use kache_wrapper::cache::{Event, Invocation, Outcome};
+use kache_wrapper::cache::{EntryKey, Event, Invocation, Outcome};
 use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile::{self, Ran};
 use kache_wrapper::finish::{self, Finished};
@@ -107,7 +107,7 @@ impl Action {
 
     fn hit(&self, hit: Hit) -> ! {
         if let Some(program) = &hit.launcher
-            && let Err(error) = launcher::write(program)
+            && let Err(error) = launcher::write(program, Some(&hit.key))
         {
             self.backend.warn(&format!("cannot write {}: {error}", program.display()));
             if launcher::replace_by_program(program).is_err() {
@@ -205,8 +205,8 @@ impl Action {
             if let Err(error) = incremental::note(&plan) {
                 tracing::debug!(%error, "incremental state is not noted");
             }
-            self.store(&plan, &ran);
-            self.install_launcher(&plan);
+            let entry = self.store(&plan, &ran);
+            self.install_launcher(&plan, entry.as_ref());
         } else {
             let event = self.entry_event(
                 Outcome::Failed,
@@ -250,24 +250,27 @@ impl Action {
     }
 
     /// From now on cargo asks kache to run this build script.
-    fn install_launcher(&self, plan: &Plan) {
+    fn install_launcher(&self, plan: &Plan, entry: Option<&EntryKey>) {
         if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
             let program = script::program(&plan.compile);
-            if let Err(error) = launcher::install(&program) {
+            if let Err(error) = launcher::install(&program, entry) {
                 self.backend.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
             }
         }
     }
 
-    fn store(&self, plan: &Plan, ran: &Ran) {
+    /// Returns the entry, if there is one now.
+    fn store(&self, plan: &Plan, ran: &Ran) -> Option<EntryKey> {
+        let mut entry = None;
         let name = &plan.compile.crate_name;
         let kind = plan.compile.kind();
         let event = match self.backend.finish(&self.inv, plan, ran) {
-            Ok(Finished::Stored(key, bytes)) => Event {
-                key: key.to_hex(),
-                bytes,
-                ..self.entry_event(Outcome::Miss, name, kind, &plan.reason)
-            },
+            Ok(Finished::Stored(key, bytes)) => {
+                let event = self.entry_event(Outcome::Miss, name, kind, &plan.reason);
+                let event = Event { key: key.to_hex(), bytes, ..event };
+                entry = Some(key);
+                event
+            }
             Ok(Finished::Unstored(_)) if plan.store == Store::Edit => {
                 self.entry_event(Outcome::Edit, name, kind, &plan.reason)
             }
@@ -278,6 +281,7 @@ impl Action {
             }
         };
         self.backend.event(event);
+        entry
     }
 
     fn entry_event(&self, outcome: Outcome, crate_name: &str, kind: &str, reason: &str) -> Event {

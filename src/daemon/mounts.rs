@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kache_fs::{Leave, LinkPolicy, MountState};
+use kache_wrapper::atomic;
 
 use super::view;
 use crate::config::Config;
@@ -26,10 +27,8 @@ pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
 pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<PathBuf> {
     let state = state_dir(cache_dir, dir);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
-    let temp = state.join("dir.tmp");
-    std::fs::write(&temp, dir.as_os_str().as_bytes())?;
-    std::fs::rename(&temp, state.join("dir"))?;
-    std::fs::write(state.join(SEEN_FROM), here())?;
+    atomic::write(&state.join(SEEN_FROM), here().as_bytes())?;
+    atomic::write(&state.join("dir"), dir.as_os_str().as_bytes())?;
     Ok(state)
 }
 
