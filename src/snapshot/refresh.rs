@@ -72,8 +72,9 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
             }
             Verdict::Stale(reason) => {
                 plan.stale.push((label(unit), reason.clone()));
-                // Cargo would not see it where the times of its sources are old, as some tools set them.
+                // Where cargo sees it by the time, the unit stays: it may be revived when its content comes back.
                 if unit.problem.is_empty()
+                    && is_hidden(unit, listing, place, &inputs)
                     && let Some(path) = reference(unit)
                     && listing.contains_key(&path)
                     && !plan.remove.contains(&path)
@@ -118,6 +119,14 @@ fn reference(unit: &Unit) -> Option<RelPath> {
         Kind::RunBuildScript => Some(run_dir(&dir)?.join("output")),
         Kind::Doc => None,
     }
+}
+
+/// Does a source have another content than this unit was made from, and look older than it, as some tools leave it?
+fn is_hidden(unit: &Unit, listing: &Listing, place: &Place, inputs: &Inputs) -> bool {
+    let Some(file) = reference(unit).and_then(|path| tree::file(listing, &path)) else { return false };
+    let sources = unit.inputs.iter().filter(|(s, _)| s.base != super::place::Base::Target);
+    let mut states = sources.filter_map(|(s, then)| Some((inputs.get(&place.path(s)?)?, then)));
+    states.any(|(state, then)| state.hash != *then && state.mtime_ns <= file.mtime_ns)
 }
 
 /// Did a source change after this unit was built, and look older than it? Cargo takes it for fresh. Of what was built after
