@@ -47,3 +47,28 @@ fn command(inv: &Invocation, program: &OsStr) -> Command {
 pub fn text(answer: Vec<u8>) -> Option<String> {
     String::from_utf8(answer).ok().map(|s| s.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::Disk;
+
+    #[test]
+    fn what_may_not_be_run_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, mode| {
+            let path = dir.path().join(name).join("tool");
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let (notes, program) = (put("a", 0o644), put("b", 0o755));
+        let path = std::env::join_paths([&notes, &program].map(|p| p.parent().unwrap())).unwrap();
+        let env = vec![("PATH".into(), path)];
+        let inv = Invocation { argv: Vec::new(), cwd: dir.path().to_owned(), env };
+        assert_eq!(resolve(&Disk, &inv, OsStr::new("tool")).unwrap(), Some(program));
+    }
+}
