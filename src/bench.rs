@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use kache_wrapper::atomic::Temp;
 use kache_wrapper::cache;
 use kache_wrapper::lookup::Plan;
 use kache_wrapper::scratch::Scratch;
@@ -143,10 +144,9 @@ impl Bench {
 
 /// Puts a copy at a path, never half of it.
 fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    let mut temporary = to.as_os_str().to_owned();
-    temporary.push(".kache-new");
-    copy(from, Path::new(&temporary))?;
-    fs::rename(&temporary, to)
+    let temp = Temp::beside(to);
+    copy(from, temp.path())?;
+    temp.rename(to)
 }
 
 /// A copy with the same time.

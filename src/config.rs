@@ -2,6 +2,7 @@
 //!
 //! Environment > nearest `.kache.toml` above the working directory > user configuration > default.
 
+mod project;
 mod remote;
 
 use std::ffi::{OsStr, OsString};
@@ -23,23 +24,28 @@ pub struct Setting {
     pub doc: &'static str,
     /// Its value is not shown, and not read from a project's file.
     pub secret: bool,
+    /// Names a program to run or a place to write to: not taken from a file that comes with a project.
+    pub personal: bool,
 }
 
 const fn setting(key: &'static str, env: &'static str, default: &'static str, doc: &'static str) -> Setting {
-    Setting { key, env, default, doc, secret: false }
+    Setting { key, env, default, doc, secret: false, personal: false }
 }
 
 const fn secret(key: &'static str, env: &'static str, doc: &'static str) -> Setting {
-    Setting { key, env, default: "", doc, secret: true }
+    Setting { key, env, default: "", doc, secret: true, personal: false }
+}
+
+const fn personal(key: &'static str, env: &'static str, doc: &'static str) -> Setting {
+    Setting { key, env, default: "", doc, secret: false, personal: true }
 }
 
 /// All of them.
 pub const SETTINGS: &[Setting] = &[
-    setting(
+    personal(
         "cache_dir",
         "KACHE_CACHE_DIR",
-        "",
-        "Where the cache lives. Default: `$XDG_CACHE_HOME/kache`, else `~/.cache/kache` (macOS: `~/Library/Caches/kache`).",
+        "Where the cache lives. Default: `$XDG_CACHE_HOME/kache`, else `~/.cache/kache` (macOS: `~/Library/Caches/kache`). Not from a project's file.",
     ),
     setting(
         "max_size",
@@ -92,7 +98,11 @@ pub const SETTINGS: &[Setting] = &[
         "stat",
         "When blobs are read again before use: `stat` (when they look different), `always`.",
     ),
-    setting("fallback", "KACHE_FALLBACK", "", "Another wrapper for what kache passes through."),
+    personal(
+        "fallback",
+        "KACHE_FALLBACK",
+        "Another wrapper for what kache passes through. Not from a project's file.",
+    ),
     setting(
         "daemon_idle_timeout",
         "KACHE_DAEMON_IDLE_TIMEOUT",
@@ -227,6 +237,8 @@ pub struct Config {
     pub planner_token: Option<kache_remote::Secret>,
     /// Each setting's text and origin, in the order of the table.
     pub origins: Vec<(String, Origin)>,
+    /// For people: files and settings that do not count, and why.
+    pub ignored: Vec<String>,
 }
 
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -234,7 +246,7 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 impl Config {
     /// A pure function of the given environment, the directory, and the files that these name.
     pub fn load(env: Env, cwd: &Path) -> Result<Config> {
-        let files = read_files(env, cwd)?;
+        let (files, ignored) = read_files(env, cwd)?;
         let mut origins = Vec::with_capacity(SETTINGS.len());
         for s in SETTINGS {
             let found = match env(s.env) {
@@ -246,7 +258,7 @@ impl Config {
             };
             origins.push(found.unwrap_or_else(|| (s.default.to_owned(), Origin::Default)));
         }
-        Config::from(origins, env)
+        Ok(Config { ignored, ..Config::from(origins, env)? })
     }
 
     /// When files or variables are broken and a build must go on.
@@ -331,6 +343,7 @@ impl Config {
             planner,
             planner_token,
             origins,
+            ignored: Vec::new(),
         })
     }
 
@@ -372,11 +385,15 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
+    fn value(&self, key: &str) -> Option<&toml::Value> {
+        key.split('.').try_fold(self.table.get("cache")?, |value, part| value.as_table()?.get(part))
+    }
+
     fn get(&self, setting: &Setting) -> Option<Result<(String, Origin)>> {
         let key = setting.key;
-        let mut value = self.table.get("cache")?;
-        for part in key.split('.') {
-            value = value.as_table()?.get(part)?;
+        let value = self.value(key)?;
+        if setting.personal && self.project {
+            return None;
         }
         if setting.secret && self.project {
             let path = self.path.display();
@@ -404,17 +421,28 @@ impl ConfigFile {
     }
 }
 
-/// The nearest project's file.
+/// The nearest project's file that may be obeyed.
 pub fn project_file(cwd: &Path) -> Option<PathBuf> {
-    cwd.ancestors().map(|d| d.join(".kache.toml")).find(|p| p.is_file())
+    project::nearest(cwd).0
 }
 
-/// Nearest project file first, then the user's.
-fn read_files(env: Env, cwd: &Path) -> Result<Vec<ConfigFile>> {
-    let project = project_file(cwd);
+/// Nearest project file first, then the user's; and what of them does not count.
+fn read_files(env: Env, cwd: &Path) -> Result<(Vec<ConfigFile>, Vec<String>)> {
+    let (project, mut ignored) = project::nearest(cwd);
     let user = user_file(env).filter(|p| p.is_file());
     let project = project.into_iter().map(|p| read_file(p, true));
-    project.chain(user.map(|p| read_file(p, false))).collect()
+    let files: Vec<_> = project.chain(user.map(|p| read_file(p, false))).collect::<Result<_>>()?;
+    for file in files.iter().filter(|f| f.project) {
+        for s in SETTINGS.iter().filter(|s| s.personal && file.value(s.key).is_some()) {
+            ignored.push(format!(
+                "`{}` in {}: a project cannot set it; use ${} or your own configuration",
+                s.key,
+                file.path.display(),
+                s.env
+            ));
+        }
+    }
+    Ok((files, ignored))
 }
 
 fn read_file(path: PathBuf, project: bool) -> Result<ConfigFile> {
@@ -519,7 +547,9 @@ pub fn markdown() -> String {
         "# Configuration\n\nGenerated from the table in `src/config.rs` by `kache config --markdown`; a test compares them.\n\n\
          A setting is taken from its environment variable, else from the nearest `.kache.toml` above the working directory, \
          else from the user's `~/.config/kache/config.toml` (`XDG_CONFIG_HOME`, `KACHE_CONFIG`), else it has its default. \
-         In files, settings stand below `[cache]`, those with a dot in a table of their own (`[cache.remote]`).\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
+         In files, settings stand below `[cache]`, those with a dot in a table of their own (`[cache.remote]`).\n\n\
+         A `.kache.toml` counts only when it belongs to the user or to root and others cannot write to it: above a checkout \
+         there may be directories where anybody can leave one. `kache config` and `kache doctor` name those that do not count.\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );
     for s in SETTINGS {
         let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
@@ -559,6 +589,20 @@ mod tests {
         assert_eq!(c.cache_dir, Path::new("/h/.cache/kache"));
         let c = load(&[("KACHE_CONFIG", user), ("KACHE_KEY_SALT", "env"), ("HOME", "/h")], &cwd).unwrap();
         assert_eq!(c.settings.key_salt, "env");
+    }
+
+    #[test]
+    fn a_project_names_no_program_and_no_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[cache]\nfallback = '/tmp/evil'\ncache_dir = '/tmp/cache'\nkey_salt = 'project'\n";
+        std::fs::write(dir.path().join(".kache.toml"), text).unwrap();
+        let user = dir.path().join("user.toml");
+        std::fs::write(&user, "[cache]\nfallback = 'sccache'\n").unwrap();
+        let c = load(&[("KACHE_CONFIG", user.to_str().unwrap()), ("HOME", "/h")], dir.path()).unwrap();
+        assert_eq!(c.fallback.as_deref(), Some("sccache"));
+        assert_eq!(c.cache_dir, Path::new("/h/.cache/kache"));
+        assert_eq!(c.settings.key_salt, "project");
+        assert!(c.ignored.iter().any(|i| i.contains("fallback")) && c.ignored.len() == 2, "{:?}", c.ignored);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod remote;
 mod restore;
 mod snapshot;
 mod store;
+mod umask;
 mod wrap;
 
 use std::ffi::OsString;
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if wrap::is_wrapper_call(&args) {
         wrap::run(args, Role::Compiler);
+    }
+    if args.first().is_some_and(|a| a == launcher::BRING_BACK) {
+        return launcher::bring_back(&args[1..]);
     }
     if args.first().is_some_and(|a| a == launcher::ROLE) {
         wrap::run(args[1..].to_vec(), Role::BuildScript);

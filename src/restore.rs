@@ -5,22 +5,23 @@
 //! links share their mtime, and cargo compares mtimes, so a second target would move the first one's. How many there
 //! are is in the inode's link count: a blob with one link is in nobody's target.
 //!
+//! Permissions are those that a compiler's own output would have there: what the umask of whoever builds leaves.
+//!
 //! Nothing appears under its final name before it is whole, and nothing follows a symbolic link at that name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
+use kache_wrapper::atomic::Temp;
 use kache_wrapper::cache::{FileId, LinkMode, Sharing};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use crate::store::sys;
+use crate::umask;
 
 /// What is known of whether one file system can clone blocks into another. Asking costs system calls, so the answer
 /// is remembered.
@@ -51,7 +52,8 @@ pub fn place(
     memory: &dyn LinkMemory,
 ) -> io::Result<Placed> {
     with_parent(dest, || {
-        let (from, to) = (source.meta.dev(), parent_dev(dest)?);
+        let there = fs::metadata(parent(dest))?;
+        let (from, to) = (source.meta.dev(), there.dev());
         if memory.can_reflink(from, to) != Some(false) {
             match copy(source, dest, executable, LinkMode::Reflink) {
                 Err(e) if is_cannot_reflink(&e) => memory.learn_reflink(from, to, false),
@@ -66,6 +68,7 @@ pub fn place(
         }
         if sharing == Sharing::Link
             && from == to
+            && source.meta.gid() == group_of_new_files(&there)
             && let Some(placed) = hard_link(source, dest, executable)?
         {
             return Ok(placed);
@@ -77,7 +80,7 @@ pub fn place(
 /// Puts bytes at `dest`, replacing what is there.
 pub fn place_bytes(dest: &Path, bytes: &[u8], executable: bool) -> io::Result<FileId> {
     with_parent(dest, || {
-        let (mut file, temp) = Temp::create(dest, executable)?;
+        let (mut file, temp) = create(dest, executable)?;
         file.write_all(bytes)?;
         let id = FileId::of(&file.metadata()?);
         temp.rename(dest)?;
@@ -93,7 +96,7 @@ fn with_parent<T>(dest: &Path, put: impl Fn() -> io::Result<T>) -> io::Result<T>
             if parent.is_dir() {
                 return Err(e);
             }
-            fs::create_dir_all(parent)?;
+            create_dirs(parent)?;
             put()
         }
         other => other,
@@ -107,8 +110,28 @@ fn parent(dest: &Path) -> &Path {
     }
 }
 
-fn parent_dev(dest: &Path) -> io::Result<u64> {
-    fs::metadata(parent(dest)).map(|m| m.dev())
+/// A set-group-ID directory gives its group to what is made in it; a link would keep the blob's.
+fn group_of_new_files(dir: &fs::Metadata) -> u32 {
+    if dir.mode() & libc::S_ISGID != 0 { dir.gid() } else { nix::unistd::getegid().as_raw() }
+}
+
+/// The same as [`fs::create_dir_all`], for whoever this thread works for.
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    if !umask::is_foreign() {
+        return fs::create_dir_all(dir);
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => {
+            let inherited = fs::symlink_metadata(dir)?.mode() & libc::S_ISGID;
+            fs::set_permissions(dir, fs::Permissions::from_mode(umask::dir_mode() | inherited))
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && dir.parent().is_some() => {
+            create_dirs(parent(dir))?;
+            create_dirs(dir)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// `None`: the blob is in use by another target, or the file system will not link; a copy will do.
@@ -120,8 +143,12 @@ fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Optio
     if source.meta.nlink() != 1 && !in_place {
         return Ok(None);
     }
-    // As a compiler would leave it: rustc refuses to replace a file that is not writable.
-    let mode = if executable { 0o755 } else { 0o644 };
+    // As a compiler would leave it: rustc refuses to replace a file that is not writable. Nobody else has a link, so the
+    // mode of the blob is nobody else's concern; only the store must be able to read it.
+    let mode = umask::file_mode(executable);
+    if mode & 0o400 == 0 {
+        return Ok(None);
+    }
     if source.meta.mode() & 0o777 != mode {
         fs::set_permissions(source.path, fs::Permissions::from_mode(mode))?;
     }
@@ -131,10 +158,10 @@ fn hard_link(source: &Source, dest: &Path, executable: bool) -> io::Result<Optio
     match fs::hard_link(source.path, dest) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let temp = Temp::name(dest);
-            match fs::hard_link(source.path, &temp.path) {
+            let temp = Temp::beside(dest);
+            match fs::hard_link(source.path, temp.path()) {
                 // Of two links to one inode rename does nothing and says nothing; then dropping `temp` removes it.
-                Ok(()) => fs::rename(&temp.path, dest)?,
+                Ok(()) => fs::rename(temp.path(), dest)?,
                 Err(e) if is_cannot_link(&e) => return Ok(None),
                 Err(e) => return Err(e),
             }
@@ -164,7 +191,7 @@ fn stamp(dest: &Path) -> io::Result<FileId> {
 /// Makes an independent file, by cloning blocks or by copying bytes as `mode` tells.
 fn copy(source: &Source, dest: &Path, executable: bool, mode: LinkMode) -> io::Result<Placed> {
     let mut from = File::open(source.path)?;
-    let (mut to, temp) = Temp::create(dest, executable)?;
+    let (mut to, temp) = create(dest, executable)?;
     if mode == LinkMode::Reflink {
         sys::reflink(&from, &to)?;
     } else {
@@ -194,45 +221,13 @@ fn is_cannot_link(e: &io::Error) -> bool {
     )
 }
 
-/// A temporary name in the directory of the final one, removed unless renamed.
-struct Temp {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temp {
-    /// No two processes get the same, not even in two containers that number processes alike.
-    fn name(dest: &Path) -> Temp {
-        static START: OnceLock<u32> = OnceLock::new();
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let start = START.get_or_init(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            since.subsec_nanos() ^ since.as_secs() as u32
-        });
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".kache-{}-{start:x}-{n}", std::process::id());
-        Temp { path: parent(dest).join(name), renamed: false }
+/// A new file for whoever this thread works for.
+fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
+    let mode = umask::file_mode(executable);
+    let (file, temp) = Temp::create(dest, mode)?;
+    if umask::is_foreign() {
+        // The kernel has applied our own as well.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
-
-    /// A new file: never one that exists, never through a symbolic link. Permissions are what a compiler's would be.
-    fn create(dest: &Path, executable: bool) -> io::Result<(File, Temp)> {
-        let temp = Temp::name(dest);
-        let mode = if executable { 0o777 } else { 0o666 };
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.path)?;
-        Ok((file, temp))
-    }
-
-    fn rename(mut self, dest: &Path) -> io::Result<()> {
-        fs::rename(&self.path, dest)?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+    Ok((file, temp))
 }

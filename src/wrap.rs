@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use kache_trace::Account;
-use kache_wrapper::cache::{Event, Invocation, Outcome};
+use kache_wrapper::cache::{EntryKey, Event, Invocation, Outcome};
 use kache_wrapper::claim::{self, Claim};
 use kache_wrapper::compile;
 use kache_wrapper::evidence::Scene;
@@ -141,7 +141,7 @@ impl Action {
 
     fn hit(&self, hit: Hit) -> ! {
         if let Some(program) = &hit.launcher
-            && let Err(error) = launcher::write(program)
+            && let Err(error) = launcher::write(program, Some(&hit.key))
         {
             self.backend.warn(&format!("cannot write {}: {error}", program.display()));
             if launcher::replace_by_program(program).is_err() {
@@ -250,11 +250,13 @@ impl Action {
         }
     }
 
-    /// Stores a result, and says what became of it.
-    fn store(&self, miss: &Miss, left: Left) -> Event {
+    /// Stores a result, and notes what became of it. Returns the entry, if there is one now.
+    fn store(&self, miss: &Miss, left: Left) -> Option<EntryKey> {
         let (name, kind) = (miss.work.name(), miss.work.kind());
-        match self.backend.finish(&self.inv, self.role, miss, left) {
+        let mut entry = None;
+        let event = match self.backend.finish(&self.inv, self.role, miss, left) {
             Ok(Finished::Stored(key, bytes)) => {
+                entry = Some(key);
                 Event { key: key.to_hex(), bytes, ..self.event(Outcome::Miss, name, kind, &miss.reason) }
             }
             Ok(Finished::Unstored(_)) if !miss.is_shared() => {
@@ -265,7 +267,9 @@ impl Action {
                 self.backend.warn(&format!("cannot store {name}: {error}"));
                 self.event(Outcome::Unstored, name, kind, &error.to_string())
             }
-        }
+        };
+        self.backend.event(event);
+        entry
     }
 
     fn failed(&self, miss: &Miss) -> Event {

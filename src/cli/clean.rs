@@ -19,7 +19,7 @@ pub struct Clean {
 
 pub fn run(args: &Clean, config: &Config) -> Result<ExitCode> {
     let dir = args.target.absolute()?;
-    if let Some(mut client) = start::running(config)? {
+    if let Some(mut client) = start::hosting(config)? {
         match client
             .ask(Body::Clean { dir: dir.clone() }, Duration::from_secs(600))
             .context("the daemon does not answer")?

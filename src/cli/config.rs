@@ -40,5 +40,10 @@ pub fn run(args: &ConfigCommand, config: &Config) -> Result<ExitCode> {
             println!("{:<22} {:<40} {}", s.key, value(at), config.origins[at].1);
         }
     }
+    if !args.markdown {
+        for what in &config.ignored {
+            eprintln!("ignored: {what}");
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,7 +28,7 @@ mod why_miss;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
@@ -87,6 +87,15 @@ enum Command {
     Completions(completions::Completions),
 }
 
+impl Command {
+    fn is_about_the_cache(&self) -> bool {
+        !matches!(
+            self,
+            Command::Init(_) | Command::Config(_) | Command::Completions(_) | Command::SigningKey(_)
+        )
+    }
+}
+
 /// What a shell says of a program that SIGPIPE has ended.
 const BROKEN_PIPE: i32 = 128 + libc::SIGPIPE;
 
@@ -116,6 +125,15 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(command: &Command, config: &Config) -> Result<ExitCode> {
+    if command.is_about_the_cache()
+        && let Some(uid) = crate::daemon::client::Client::stranger(&config.cache_dir)
+    {
+        // It would not answer, and files of ours in its cache would be in its way.
+        bail!(
+            "{} is used by a daemon of user {uid}: run this as that user, or name a cache of your own (KACHE_CACHE_DIR)",
+            config.cache_dir.display()
+        );
+    }
     match command {
         Command::Init(args) => init::run(args),
         Command::WhyMiss(args) => why_miss::run(args, config),

@@ -18,7 +18,7 @@ pub struct Mounts {
 }
 
 pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
-    let mut mounts = match start::running(config)? {
+    let mut mounts = match start::hosting(config)? {
         None => Vec::new(),
         Some(mut client) => {
             match client.ask(Body::Mounts, Duration::from_secs(10)).context("the daemon does not answer")? {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::protocol::{self, ALIVE, Body, Request, Response, VERSION};
-use super::socket;
+use super::{socket, view};
+use crate::umask;
 
 /// A daemon that is alive says so within this time. Builds do not wait longer.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
@@ -21,21 +22,44 @@ pub struct Client {
 }
 
 impl Client {
-    /// `None` when no daemon listens for this cache directory.
+    /// `None` when no daemon listens for this cache directory. The one that does may see other files than this process:
+    /// [`Client::sees_our_files`].
     pub fn connect(cache_dir: &Path) -> Option<Client> {
-        Client::connect_within(cache_dir, LONG_SIGN_OF_LIFE)
+        Client::open(cache_dir, LONG_SIGN_OF_LIFE)
     }
 
-    /// The same for somebody who can do without a daemon that does not show life within `sign_of_life`.
+    /// The same for a build, which can do without a daemon that does not show life within `sign_of_life`, and must do
+    /// without one for which its paths are other files.
     pub fn connect_within(cache_dir: &Path, sign_of_life: Duration) -> Option<Client> {
+        Client::open(cache_dir, sign_of_life).filter(Client::sees_our_files)
+    }
+
+    fn open(cache_dir: &Path, sign_of_life: Duration) -> Option<Client> {
         let stream = UnixStream::connect(socket::path(cache_dir)).ok()?;
         stream.set_write_timeout(Some(sign_of_life)).ok()?;
         Some(Client { stream, sign_of_life })
     }
 
+    /// User id of the daemon for this cache directory, when that is somebody else's.
+    pub fn stranger(cache_dir: &Path) -> Option<u32> {
+        let client = Client::open(cache_dir, SIGN_OF_LIFE)?;
+        let uid = socket::peer(&client.stream).ok()?.uid;
+        (uid != nix::unistd::getuid().as_raw()).then_some(uid)
+    }
+
+    /// Is it a daemon of this user for which paths mean what they mean here? Not one in another mount namespace or with
+    /// another root directory, as in a container.
+    pub fn sees_our_files(&self) -> bool {
+        let us = nix::unistd::getuid().as_raw();
+        socket::peer(&self.stream).is_ok_and(|peer| peer.uid == us && view::is_ours(peer.pid))
+    }
+
     /// Says something that needs no answer.
     pub fn tell(&mut self, body: Body) -> io::Result<()> {
-        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })
+        protocol::send(
+            &mut self.stream,
+            &Request { version: VERSION.into(), umask: umask::of_process(), body },
+        )
     }
 
     /// Ends the conversation when the daemon has heard everything that was told.
@@ -49,7 +73,10 @@ impl Client {
 
     /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.
     pub fn ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
-        protocol::send(&mut self.stream, &Request { version: VERSION.into(), body })?;
+        protocol::send(
+            &mut self.stream,
+            &Request { version: VERSION.into(), umask: umask::of_process(), body },
+        )?;
         self.stream.set_read_timeout(Some(self.sign_of_life))?;
         let mut sign = [0];
         self.stream.read_exact(&mut sign)?;

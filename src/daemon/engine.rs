@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::remote::Remotes;
 use crate::snapshot::place::Place;
 use crate::store::Store;
+use crate::umask;
 
 /// A file that nobody has written to for so long becomes a view in the background.
 const QUIET: Duration = Duration::from_secs(5);
@@ -85,6 +86,10 @@ impl Engine {
     pub fn recover(&self) {
         scratch::clear_away(&self.config.cache_dir);
         for dir in mounts::known(&self.config) {
+            if mounts::is_elsewhere(&self.config.cache_dir, &dir) {
+                tracing::info!(dir = %dir.display(), "mounted in another mount namespace; left alone");
+                continue;
+            }
             if !dir.parent().is_some_and(Path::is_dir) && !mounts::is_stale(&dir) {
                 // The checkout was deleted: its uppers are gone with it, its views need not be kept.
                 tracing::info!(dir = %dir.display(), "checkout is gone; forgetting its mount");
@@ -336,27 +341,53 @@ impl Engine {
     }
 }
 
-/// Directories as the kernel knows them: `target` may be a symbolic link to a mount. Asked again every second.
+/// Directories as the kernel knows them: `target` may be a symbolic link to a mount. Asked again every second, and the
+/// links on the way each time: whoever removes one and makes a directory in its place means that directory.
 #[derive(Default)]
-struct Resolved(Mutex<HashMap<PathBuf, (Instant, Option<PathBuf>)>>);
+struct Resolved(Mutex<HashMap<PathBuf, Resolution>>);
+
+#[derive(Clone)]
+struct Resolution {
+    at: Instant,
+    real: Option<PathBuf>,
+    /// Symbolic links among the directories of the path, and where they lead.
+    links: Vec<(PathBuf, PathBuf)>,
+}
 
 impl Resolved {
     const AGE: Duration = Duration::from_secs(1);
 
     fn get(&self, dir: &Path) -> Option<PathBuf> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, real)) = known().get(dir)
-            && at.elapsed() < Self::AGE
-        {
-            return real.clone();
+        let found = known().get(dir).cloned();
+        if let Some(found) = found.filter(Resolution::holds) {
+            return found.real;
         }
-        let real = dir.canonicalize().ok();
+        let resolution = Resolution::of(dir);
+        let real = resolution.real.clone();
         let mut all = known();
         if all.len() > 1000 {
             all.clear();
         }
-        all.insert(dir.to_owned(), (Instant::now(), real.clone()));
+        all.insert(dir.to_owned(), resolution);
         real
+    }
+}
+
+impl Resolution {
+    fn of(dir: &Path) -> Resolution {
+        let real = dir.canonicalize().ok();
+        let links = match &real {
+            // Nothing on the way is a link.
+            Some(real) if real == dir => Vec::new(),
+            _ => dir.ancestors().filter_map(|d| Some((d.to_owned(), std::fs::read_link(d).ok()?))).collect(),
+        };
+        Resolution { at: Instant::now(), real, links }
+    }
+
+    fn holds(&self) -> bool {
+        self.at.elapsed() < Resolved::AGE
+            && self.links.iter().all(|(link, to)| std::fs::read_link(link).is_ok_and(|now| now == *to))
     }
 }
 
@@ -393,6 +424,41 @@ impl Hosted {
             }
         }
         Ok(())
+    }
+
+    /// Makes the directories above a path, for a caller whose umask leaves them other modes than a mount gives by itself.
+    fn make_parents(&self, path: &RelPath) -> cache::Result<()> {
+        const USUAL: u32 = 0o755;
+        if umask::dir_mode() == USUAL {
+            return Ok(());
+        }
+        let Some(parent) = path.as_path().parent().filter(|p| !p.as_os_str().is_empty()) else {
+            return Ok(());
+        };
+        let parent = RelPath::new(parent)?;
+        if self.stat(&parent)?.is_some() {
+            return Ok(());
+        }
+        self.make_parents(&parent)?;
+        let made =
+            FsPlacement { path: parent, content: FsContent::Directory, mode: umask::dir_mode(), mtime: None };
+        Ok(self.mount().place(&[made])?)
+    }
+
+    /// Tells those who watch directories of the mount (inotify) that files were put there, which the kernel has not seen:
+    /// they learn of a file that was open for writing and is closed, as after a compiler's own write. Nothing is written.
+    pub(super) fn tell_watchers<'a>(&self, paths: impl Iterator<Item = &'a RelPath>) {
+        use std::os::unix::fs::OpenOptionsExt;
+        for path in paths {
+            // While a program is open for writing nobody can start it.
+            if path.as_path().extension().is_none() {
+                continue;
+            }
+            let mut open = std::fs::OpenOptions::new();
+            open.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+            // One that runs, is read-only or gone again: then there is nothing to tell.
+            let _ = open.open(self.dir.join(path.as_path()));
+        }
     }
 
     /// `None` when there is no such path.
@@ -478,6 +544,7 @@ impl Cache for Engine {
                 outside.push(file.clone());
                 continue;
             };
+            hosted.make_parents(&inner)?;
             let placement = self.placement(inner, &file.content)?;
             match inside.iter_mut().find(|(h, _)| Arc::ptr_eq(h, &hosted)) {
                 Some((_, list)) => list.push(placement),
@@ -492,6 +559,7 @@ impl Cache for Engine {
             });
             self.store.pin_soon(&pin_owner(&hosted.dir), shown)?;
             hosted.mount().place(&list)?;
+            hosted.tell_watchers(list.iter().map(|p| &p.path));
             hosted.sealed.store(false, Ordering::Relaxed);
             self.store.used(&key.0);
         }
@@ -550,12 +618,13 @@ impl Engine {
                 FsPlacement {
                     path,
                     content: FsContent::View { hash, size: *size, link_ok: *sharing == Sharing::Link },
-                    mode: if *executable { 0o755 } else { 0o644 },
+                    mode: umask::file_mode(*executable),
                     mtime: None,
                 }
             }
             Content::Bytes(bytes) => {
-                FsPlacement { path, content: FsContent::Bytes(bytes.clone()), mode: 0o644, mtime: None }
+                let mode = umask::file_mode(false);
+                FsPlacement { path, content: FsContent::Bytes(bytes.clone()), mode, mtime: None }
             }
         })
     }

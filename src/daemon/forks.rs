@@ -65,7 +65,7 @@ impl Engine {
     /// Remembers, also for the next daemon, which checkout a mount belongs to.
     fn know(&self, hosted: &Hosted, place: Place) -> Result<()> {
         let path = place_file(self.cache_dir(), &hosted.dir);
-        std::fs::write(&path, postcard::to_stdvec(&place)?)
+        kache_wrapper::atomic::write(&path, &postcard::to_stdvec(&place)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
         *hosted.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         Ok(())

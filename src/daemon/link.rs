@@ -25,7 +25,7 @@ pub fn prepare(config: &Config, dir: &Path) -> Result<PathBuf> {
     let home = home(&config.cache_dir, &link);
     let target = home.join("target");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&target)?;
-    std::fs::write(home.join("link"), link.as_os_str().as_bytes())?;
+    kache_wrapper::atomic::write(&home.join("link"), link.as_os_str().as_bytes())?;
     match std::fs::symlink_metadata(&link) {
         Ok(meta) if meta.is_symlink() => {
             if std::fs::read_link(&link)? != target {

@@ -16,6 +16,7 @@ mod sharing;
 mod signals;
 pub mod socket;
 pub mod start;
+pub mod view;
 
 use std::time::Duration;
 

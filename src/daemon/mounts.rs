@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kache_fs::{Leave, LinkPolicy, MountState};
+use kache_wrapper::atomic;
 
+use super::view;
 use crate::config::Config;
+use crate::store::sys;
 
 /// Where a mount of `dir` keeps its state.
 pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
@@ -24,10 +27,25 @@ pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
 pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<PathBuf> {
     let state = state_dir(cache_dir, dir);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
-    let temp = state.join("dir.tmp");
-    std::fs::write(&temp, dir.as_os_str().as_bytes())?;
-    std::fs::rename(&temp, state.join("dir"))?;
+    atomic::write(&state.join(SEEN_FROM), here().as_bytes())?;
+    atomic::write(&state.join("dir"), dir.as_os_str().as_bytes())?;
     Ok(state)
+}
+
+/// In a state directory: from which mount namespace, in which run of the machine.
+const SEEN_FROM: &str = "seen-from";
+
+fn here() -> String {
+    format!("{:x} {:x}", sys::boot_id(), view::namespace().unwrap_or(0))
+}
+
+/// Was `dir` mounted in another mount namespace, as of another container? Then what is at that path here is something
+/// else, and whether it exists says nothing. After a new start of the machine there are only new namespaces, and it is
+/// taken for ours.
+pub fn is_elsewhere(cache_dir: &Path, dir: &Path) -> bool {
+    let Ok(then) = std::fs::read_to_string(state_dir(cache_dir, dir).join(SEEN_FROM)) else { return false };
+    let here = here();
+    then != here && then.split(' ').next() == here.split(' ').next()
 }
 
 /// Forgets a mount whose directory is complete without it.

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use kache_remote::Settings;
+use kache_wrapper::atomic;
 use kache_wrapper::cache::Invocation;
 
 use super::engine::{Engine, Hosted};
@@ -98,7 +99,7 @@ fn save(cache_dir: &Path, dir: &Path, inv: &Invocation) -> std::io::Result<()> {
     if std::fs::read(&file).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
-    std::fs::write(file, bytes)
+    atomic::write(&file, &bytes)
 }
 
 fn load(cache_dir: &Path, dir: &Path) -> Option<Saved> {

@@ -25,6 +25,8 @@ const MAX_MESSAGE: usize = 256 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
     pub version: String,
+    /// Of the caller, for files that the daemon makes in its place.
+    pub umask: u32,
     pub body: Body,
 }
 

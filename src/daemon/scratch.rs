@@ -17,6 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -144,7 +145,13 @@ impl Engine {
                 mtime: None,
             })
             .collect();
+        // What the compiler still has under another name is shown early, and loses that link when it ends. The kernel must
+        // not look before: nobody tells it of links that go elsewhere.
+        let is_alone =
+            |name: &&OsString| fs::symlink_metadata(from.join(name)).is_ok_and(|meta| meta.nlink() == 1);
+        let settled: Vec<RelPath> = names.iter().filter(is_alone).map(|name| at.join(name.clone())).collect();
         hosted.mount().place(&placements)?;
+        hosted.tell_watchers(settled.iter());
         hosted.sealed.store(false, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }

@@ -155,6 +155,7 @@ impl Server {
         if request.version != VERSION && !matches!(request.body, Body::Status | Body::Stop | Body::Restart) {
             return Response::OtherVersion(VERSION.into());
         }
+        crate::umask::work_for(request.umask);
         let engine = &self.engine;
         match request.body {
             Body::Lookup { inv, role, settings, spent_us, shared } => {
@@ -172,7 +173,9 @@ impl Server {
                                     plan.scratch = engine.scratch(plan);
                                 }
                             }
-                            Lookup::Pass { .. } | Lookup::Told(_) => {}
+                            // Cargo's first questions come before it touches the target directory.
+                            Lookup::Told(_) => engine.relink_gone(),
+                            Lookup::Pass { .. } => {}
                         }
                         Response::Lookup(found)
                     }

@@ -23,9 +23,21 @@ pub fn path(cache_dir: &Path) -> PathBuf {
     }
 }
 
+/// Who is at the other end: of a client's stream, the process that listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub uid: u32,
+    /// 0 when it is not known, or not to be seen from our pid namespace.
+    pub pid: i32,
+}
+
 /// User id of the process at the other end.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    peer(stream).map(|peer| peer.uid)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
     let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: cred and len are valid for writing and of the size that SO_PEERCRED fills.
@@ -38,14 +50,13 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
             &raw mut len,
         )
     };
-    if status == 0 { Ok(cred.uid) } else { Err(io::Error::last_os_error()) }
+    if status == 0 { Ok(Peer { uid: cred.uid, pid: cred.pid }) } else { Err(io::Error::last_os_error()) }
 }
 
-/// User id of the process at the other end.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
     let (mut uid, mut gid) = (u32::MAX, u32::MAX);
     // SAFETY: both are valid for writing.
     let status = unsafe { libc::getpeereid(stream.as_raw_fd(), &raw mut uid, &raw mut gid) };
-    if status == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
+    if status == 0 { Ok(Peer { uid, pid: 0 }) } else { Err(io::Error::last_os_error()) }
 }

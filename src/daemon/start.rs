@@ -80,12 +80,24 @@ pub fn ensure_current(config: &Config) -> Result<Client> {
 }
 
 /// A connection to the running daemon, which is replaced when it is of another version; `None` when there is none.
+///
+/// # Errors
+/// The daemon sees other files than we do. It stays, with all it holds: it is others' who see what it sees.
 pub fn running(config: &Config) -> Result<Option<Client>> {
     connect(config, |status| status.version == VERSION)
 }
 
+/// The same for somebody to whom a daemon that sees other files is none: nothing here is mounted by it.
+pub fn hosting(config: &Config) -> Result<Option<Client>> {
+    match Client::connect(&config.cache_dir) {
+        Some(client) if !client.sees_our_files() => Ok(None),
+        _ => running(config),
+    }
+}
+
 fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<Client>> {
     let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
+    reject_elsewhere(config, &client)?;
     match client.ask(Body::Status, Duration::from_secs(5)) {
         Ok(Response::Status(status)) if is_good(&status) => Ok(Some(client)),
         // An older or newer program, or a daemon that does not answer in words we know.
@@ -96,6 +108,18 @@ fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<
     }
 }
 
+fn reject_elsewhere(config: &Config, client: &Client) -> Result<()> {
+    if !client.sees_our_files() {
+        bail!(
+            "the daemon of {} sees other files than this process: it is in another mount namespace or has another root \
+             directory. Builds here go on without it; for mounts, use another cache directory (KACHE_CACHE_DIR), or end \
+             it (`kache daemon stop`)",
+            config.cache_dir.display()
+        );
+    }
+    Ok(())
+}
+
 /// Does the daemon run the program that lies at its path now?
 fn is_current(status: &Status) -> bool {
     status.version == VERSION && !status.exe.as_os_str().to_string_lossy().ends_with(" (deleted)")
@@ -104,6 +128,7 @@ fn is_current(status: &Status) -> bool {
 /// Ends a running daemon, which keeps what its mounts show, and starts one that brings them back.
 pub fn restart(config: &Config) -> Result<Client> {
     if let Some(mut client) = Client::connect(&config.cache_dir) {
+        reject_elsewhere(config, &client)?;
         match client.ask(Body::Restart, Duration::from_secs(10)) {
             // It was ending already.
             Err(error) if is_hung_up(&error) => {}

@@ -8,6 +8,9 @@ use crate::config::Config;
 
 pub fn examine(config: &Config) -> Vec<Check> {
     let mut checks = vec![wrapper(), compiler(), observer(config)];
+    for what in &config.ignored {
+        checks.push(Check::warn("configuration", format!("ignored: {what}"), "see docs/configuration.md"));
+    }
     if config.disabled {
         checks.push(Check::warn("switch", "kache is turned off (KACHE_DISABLED or `disabled`)", "unset it"));
     }

@@ -55,6 +55,13 @@ fn daemon(config: &Config) -> Check {
     let Some(mut client) = Client::connect(&config.cache_dir) else {
         return Check::ok(NAME, "not running (not needed without mounts)");
     };
+    if !client.sees_our_files() {
+        return Check::warn(
+            NAME,
+            "another mount namespace's (or root directory's): its files are not those that are seen here",
+            "builds go on without it; to use one here, give this place a cache directory of its own",
+        );
+    }
     match client.ask(Body::Status, PATIENCE) {
         Ok(Response::Status(s)) if s.version != VERSION => {
             Check::warn(NAME, format!("process {} is {}", s.pid, s.version), "`kache daemon restart`")
@@ -124,6 +131,10 @@ fn left_behind(config: &Config, live: &[MountInfo]) -> Vec<PathBuf> {
 fn examine_dead(config: &Config, options: &Options, dir: &Path) -> Check {
     const NAME: &str = "mount";
     let shown = dir.display();
+    if mounts::is_elsewhere(&config.cache_dir, dir) {
+        let remedy = "look at it from there; `kache mount` here makes it this one's";
+        return Check::warn(NAME, format!("{shown}: of another mount namespace"), remedy);
+    }
     let gone = !dir.parent().is_some_and(Path::is_dir);
     let what = match (gone, mount_state(dir, PATIENCE)) {
         (true, _) => "its checkout was deleted",

@@ -27,6 +27,8 @@ pub struct State {
     pub hash: Hash,
     /// Of a directory: the newest in it, as cargo has it.
     pub mtime_ns: i64,
+    /// Since then its content is what it is. Tools set mtimes back (`git-restore-mtime`, archives), which is a change, too.
+    pub changed_ns: i64,
 }
 
 /// Inputs of one checkout, each looked at once.
@@ -93,7 +95,7 @@ impl<'a> Inputs<'a> {
 
     fn in_tree(&self, path: &RelPath) -> Option<State> {
         if let Some(file) = tree::file(self.listing, path) {
-            return Some(State { hash: file.hash, mtime_ns: file.mtime_ns });
+            return Some(State { hash: file.hash, mtime_ns: file.mtime_ns, changed_ns: file.mtime_ns });
         }
         if !path.is_root() && self.listing.get(path) != Some(&Item::Dir) {
             return None;
@@ -120,22 +122,25 @@ impl<'a> Inputs<'a> {
             }
             Some(newest)
         });
-        State { hash: IMMUTABLE, mtime_ns: newest.unwrap_or(0) }
+        let newest = newest.unwrap_or(0);
+        State { hash: IMMUTABLE, mtime_ns: newest, changed_ns: newest }
     }
 
     fn on_disk(&self, path: &Path) -> Option<State> {
         let meta = fs::metadata(path).ok()?;
         if meta.is_file() {
-            return Some(State { hash: self.store.hash_file(path).ok()??, mtime_ns: mtime(&meta) });
+            let hash = self.store.hash_file(path).ok()??;
+            return Some(State { hash, mtime_ns: mtime(&meta), changed_ns: changed(&meta) });
         }
         // Cargo would look into the target directory too, which is never older than what it builds.
         if !meta.is_dir() || self.place.target.starts_with(path) {
             return None;
         }
         let mut files = BTreeMap::new();
-        let mut newest = mtime(&meta);
-        self.dir_on_disk(path, path, &mut files, &mut newest)?;
-        Some(summary(&files, newest))
+        let (mut newest, mut latest) = (mtime(&meta), changed(&meta));
+        self.dir_on_disk(path, path, &mut files, &mut newest, &mut latest)?;
+        let state = summary(&files, newest);
+        Some(State { changed_ns: latest.max(state.changed_ns), ..state })
     }
 
     fn dir_on_disk(
@@ -144,13 +149,15 @@ impl<'a> Inputs<'a> {
         dir: &Path,
         files: &mut BTreeMap<Vec<u8>, (Hash, i64)>,
         newest: &mut i64,
+        latest: &mut i64,
     ) -> Option<()> {
         for entry in fs::read_dir(dir).ok()? {
             let path = entry.ok()?.path();
             let meta = fs::symlink_metadata(&path).ok()?;
             *newest = (*newest).max(mtime(&meta));
+            *latest = (*latest).max(changed(&meta));
             if meta.is_dir() {
-                self.dir_on_disk(top, &path, files, newest)?;
+                self.dir_on_disk(top, &path, files, newest, latest)?;
             } else if meta.is_file() && files.len() < MAX_FILES {
                 let name = path.strip_prefix(top).ok()?.as_os_str().as_bytes().to_vec();
                 files.insert(name, (self.store.hash_file(&path).ok()??, mtime(&meta)));
@@ -170,7 +177,7 @@ fn summary(files: &BTreeMap<Vec<u8>, (Hash, i64)>, newest: i64) -> State {
         hash.update(&(name.len() as u64).to_le_bytes()).update(name).update(content);
         mtime_ns = mtime_ns.max(*mtime);
     }
-    State { hash: *hash.finalize().as_bytes(), mtime_ns }
+    State { hash: *hash.finalize().as_bytes(), mtime_ns, changed_ns: mtime_ns }
 }
 
 /// `None`: it cannot be looked through.
@@ -184,6 +191,10 @@ fn newest_in(dir: &Path, newest: &mut i64) -> Option<()> {
         }
     }
     Some(())
+}
+
+fn changed(meta: &fs::Metadata) -> i64 {
+    mtime(meta).max(meta.ctime() * 1_000_000_000 + meta.ctime_nsec())
 }
 
 fn mtime(meta: &fs::Metadata) -> i64 {

@@ -35,10 +35,13 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
     let inputs = Inputs::new(store, place, listing);
     let mut units = snapshot.units.clone();
     let before = tree::load(store, &snapshot.tree)?;
+    let mut outdated = Vec::new();
     for unit in &mut units {
-        if reference(unit).is_none_or(|r| !same(&before, listing, &r)) {
+        let reference = reference(unit);
+        if reference.as_ref().is_none_or(|r| !same(&before, listing, r)) {
             // Made again since, or gone: cargo knows better.
             unit.problem = "it was built after the snapshot".into();
+            outdated.extend(reference.filter(|path| is_outdated(unit, path, listing, place, &inputs)));
         }
     }
     let read = |path: &RelPath| tree::read(store, listing, path);
@@ -50,7 +53,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
     let (verdicts, newest) = freshness::judge(&units, &snapshot.place, place, &inputs, &BTreeSet::new(), now);
     let mut plan =
-        Plan { times: Vec::new(), remove: Vec::new(), fresh: 0, revived: 0, stale: Vec::new(), saved_ms: 0 };
+        Plan { times: Vec::new(), remove: outdated, fresh: 0, revived: 0, stale: Vec::new(), saved_ms: 0 };
     let mut run_again = false;
     let mut references: HashMap<RelPath, i64> = HashMap::new();
     for (unit, verdict) in units.iter().zip(&verdicts) {
@@ -67,7 +70,18 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
                     references.insert(path, sources);
                 }
             }
-            Verdict::Stale(reason) => plan.stale.push((label(unit), reason.clone())),
+            Verdict::Stale(reason) => {
+                plan.stale.push((label(unit), reason.clone()));
+                // Where cargo sees it by the time, the unit stays: it may be revived when its content comes back.
+                if unit.problem.is_empty()
+                    && is_hidden(unit, listing, place, &inputs)
+                    && let Some(path) = reference(unit)
+                    && listing.contains_key(&path)
+                    && !plan.remove.contains(&path)
+                {
+                    plan.remove.push(path);
+                }
+            }
             Verdict::Obsolete => {}
         }
     }
@@ -84,6 +98,7 @@ pub fn plan(store: &Store, snapshot: &Snapshot, listing: &Listing, place: &Place
             if !verdict.is_fresh()
                 && let Some(path) = reference(unit)
                 && listing.contains_key(&path)
+                && !plan.remove.contains(&path)
             {
                 plan.remove.push(path);
             }
@@ -104,6 +119,23 @@ fn reference(unit: &Unit) -> Option<RelPath> {
         Kind::RunBuildScript => Some(run_dir(&dir)?.join("output")),
         Kind::Doc => None,
     }
+}
+
+/// Does a source have another content than this unit was made from, and look older than it, as some tools leave it?
+fn is_hidden(unit: &Unit, listing: &Listing, place: &Place, inputs: &Inputs) -> bool {
+    let Some(file) = reference(unit).and_then(|path| tree::file(listing, &path)) else { return false };
+    let sources = unit.inputs.iter().filter(|(s, _)| s.base != super::place::Base::Target);
+    let mut states = sources.filter_map(|(s, then)| Some((inputs.get(&place.path(s)?)?, then)));
+    states.any(|(state, then)| state.hash != *then && state.mtime_ns <= file.mtime_ns)
+}
+
+/// Did a source change after this unit was built, and look older than it? Cargo takes it for fresh. Of what was built after
+/// the snapshot nobody knows what it was made from, so it is made again; if from the same, that is a hit.
+fn is_outdated(unit: &Unit, reference: &RelPath, listing: &Listing, place: &Place, inputs: &Inputs) -> bool {
+    let Some(file) = tree::file(listing, reference) else { return false };
+    let sources = unit.inputs.iter().filter(|(s, _)| s.base != super::place::Base::Target);
+    let mut states = sources.filter_map(|(s, _)| inputs.get(&place.path(s)?));
+    states.any(|state| state.changed_ns > file.mtime_ns && state.mtime_ns <= file.mtime_ns)
 }
 
 fn same(before: &Listing, now: &Listing, path: &RelPath) -> bool {

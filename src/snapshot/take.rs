@@ -365,7 +365,7 @@ fn judge_one(
                 unit.problem = format!("{} is gone", source.display());
                 break;
             };
-            if state.mtime_ns > reference_ns && spot.base != Base::Target {
+            if state.changed_ns > reference_ns && spot.base != Base::Target {
                 unit.problem = format!("{} changed after it was built", source.display());
                 break;
             }

@@ -1,10 +1,11 @@
 //! Blobs on disk: `store/blobs/<2 hex>/<hash>`, mode 0444 (0555 for programs).
 //!
 //! A blob that is a hard link in a target has the mode that a compiler's output has there: rustc refuses to replace a
-//! file that is not writable, also when it runs without kache. Whoever writes into it in place is noticed by its mtime.
+//! file that is not writable, also when it runs without kache. Whoever writes into it in place is noticed by its ctime,
+//! which nobody can set back as they can its mtime.
 //!
 //! A blob is written under a temporary name, hashed, and published by rename (or link): it is whole or it is not
-//! there. It is not synced; instead its identity (inode, size, mtime) and the machine start are kept in the index. One
+//! there. It is not synced; instead its identity (inode, size, mtime, ctime) and the machine start are kept in the index. One
 //! that looks different, or that was published shortly before an unclean end of the machine, is read again before it
 //! is handed out.
 
@@ -35,10 +36,25 @@ pub struct BlobRow {
     pub disk: u64,
     pub ino: u64,
     pub mtime_ns: i64,
+    pub ctime_ns: i64,
+    pub links: u64,
     /// The machine start in which its bytes were known to be right.
     pub boot: i64,
     /// Seconds since the Unix epoch.
     pub published: i64,
+}
+
+impl BlobRow {
+    /// Is this the file as it was when its bytes were right?
+    ///
+    /// The ctime moves when a link is made or removed, too. Links that kache makes are noted. One that is gone is enough of
+    /// an explanation, else a build after `rm -rf target` would read everything again, which takes as long as all the rest
+    /// of it. So what stays unnoticed is a write in place, whose mtime was set back, to a file that was removed afterwards.
+    fn looks_like(&self, meta: &fs::Metadata) -> bool {
+        let id = FileId::of(meta);
+        (self.ino, self.size, self.mtime_ns) == (id.ino, id.size, id.mtime_ns)
+            && (self.ctime_ns == id.ctime_ns || meta.nlink() < self.links)
+    }
 }
 
 impl Store {
@@ -54,6 +70,8 @@ impl Store {
             disk: meta.blocks() * 512,
             ino: id.ino,
             mtime_ns: id.mtime_ns,
+            ctime_ns: id.ctime_ns,
+            links: meta.nlink(),
             boot: self.boot,
             published: now_s(),
         }
@@ -288,9 +306,7 @@ impl Store {
         if !meta.is_file() || meta.len() != size {
             return Err(self.quarantine(hash, &format!("{} bytes instead of {size}", meta.len()))?);
         }
-        let id = FileId::of(&meta);
-        let as_known =
-            |row: BlobRow| row.ino == id.ino && row.mtime_ns == id.mtime_ns && !self.may_be_torn(&row);
+        let as_known = |row: BlobRow| row.looks_like(&meta) && !self.may_be_torn(&row);
         let remembered = self.memory().blobs.get(hash);
         let looks_right = remembered.is_some_and(as_known) || self.find_blob(hash)?.is_some_and(as_known);
         if self.options.verify == Verify::Always || !looks_right {
@@ -337,9 +353,8 @@ impl Store {
     /// Does the blob's file look as it did when its bytes were known to be right?
     pub fn looks_sound(&self, hash: &Hash) -> bool {
         let Ok(meta) = fs::symlink_metadata(self.blob_path(hash)) else { return false };
-        let id = FileId::of(&meta);
         let known = self.memory().blobs.get(hash).or_else(|| self.find_blob(hash).ok().flatten());
-        known.is_some_and(|row| row.ino == id.ino && row.mtime_ns == id.mtime_ns && row.size == id.size)
+        known.is_some_and(|row| row.looks_like(&meta))
     }
 
     /// The blob that a file is, if it is the very file of one.

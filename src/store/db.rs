@@ -25,13 +25,17 @@ use super::error::{At, Error, Result, is_corruption};
 use super::lock;
 
 /// `PRAGMA user_version` of the schema below. A change of the schema appends a migration.
-pub const VERSION: i64 = 3;
+pub const VERSION: i64 = 4;
 
 pub const CHECKPOINT_PAGES: u32 = 256;
 
 /// Step `i` takes a database from version `i` to `i + 1`.
-const MIGRATIONS: [&str; VERSION as usize] =
-    [include_str!("schema.sql"), include_str!("snapshots.sql"), include_str!("remote.sql")];
+const MIGRATIONS: [&str; VERSION as usize] = [
+    include_str!("schema.sql"),
+    include_str!("snapshots.sql"),
+    include_str!("remote.sql"),
+    include_str!("blob_ctime.sql"),
+];
 
 /// Opens the index in `dir`, making directories and file when needed.
 ///

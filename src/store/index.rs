@@ -111,7 +111,7 @@ impl Store {
     pub(super) fn find_blob(&self, hash: &Hash) -> Result<Option<BlobRow>> {
         self.with(|conn| {
             conn.prepare_cached(
-                "SELECT size, disk, ino, mtime_ns, boot, published FROM blobs WHERE hash = ?",
+                "SELECT size, disk, ino, mtime_ns, boot, published, ctime_ns, links FROM blobs WHERE hash = ?",
             )?
             .query_row([hash], |row| {
                 Ok(BlobRow {
@@ -121,6 +121,8 @@ impl Store {
                     mtime_ns: row.get(3)?,
                     boot: row.get(4)?,
                     published: row.get(5)?,
+                    ctime_ns: row.get(6)?,
+                    links: row.get::<_, i64>(7)? as u64,
                 })
             })
             .optional()

@@ -121,9 +121,11 @@ impl Store {
         }
         if !pending.blobs.is_empty() {
             let mut put = tx.prepare_cached(
-                "INSERT INTO blobs (hash, size, disk, ino, mtime_ns, boot, published) VALUES (?,?,?,?,?,?,?)
+                "INSERT INTO blobs (hash, size, disk, ino, mtime_ns, ctime_ns, links, boot, published)
+                 VALUES (?,?,?,?,?,?,?,?,?)
                  ON CONFLICT (hash) DO UPDATE SET size = excluded.size, disk = excluded.disk, ino = excluded.ino,
-                 mtime_ns = excluded.mtime_ns, boot = excluded.boot, published = excluded.published",
+                 mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, links = excluded.links,
+                 boot = excluded.boot, published = excluded.published",
             )?;
             for (hash, b) in &pending.blobs {
                 put.execute(params![
@@ -132,6 +134,8 @@ impl Store {
                     b.disk as i64,
                     b.ino as i64,
                     b.mtime_ns,
+                    b.ctime_ns,
+                    b.links as i64,
                     b.boot,
                     b.published
                 ])?;

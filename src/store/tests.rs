@@ -146,6 +146,38 @@ fn a_hard_link_goes_to_one_target_only() {
     }
 }
 
+/// As `rsync --inplace --times` and some patchers do, through the link that a target has.
+#[test]
+fn a_blob_that_was_changed_in_place_is_not_handed_out_even_if_its_time_was_set_back() {
+    let b = Bench::new();
+    let hash = b.publish(1, &[9; 5000]);
+    if b.restore(1, hash, 5000, Sharing::Link, "a").unwrap() != LinkMode::Hardlink {
+        return;
+    }
+    b.store.flush().unwrap();
+    let target = b.root.join("a");
+    let before = fs::metadata(&target).unwrap().modified().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let mut file = fs::File::options().write(true).open(&target).unwrap();
+    std::io::Write::write_all(&mut file, b"x").unwrap();
+    file.set_modified(before).unwrap();
+    assert!(b.reopened().unwrap().has_blob(&hash, 5000).is_ok_and(|sound| !sound));
+    assert!(b.restore(1, hash, 5000, Sharing::Link, "b").is_err());
+}
+
+/// Of a blob that is in nobody's target, and of one that has just been linked there, nothing is read.
+#[test]
+fn a_link_made_by_kache_is_no_reason_to_read_a_blob() {
+    let b = Bench::new();
+    let hash = b.publish(1, &[9; 5000]);
+    b.restore(1, hash, 5000, Sharing::Link, "a").unwrap();
+    b.store.flush().unwrap();
+    assert!(b.store.looks_sound(&hash));
+    assert!(b.reopened().unwrap().looks_sound(&hash));
+    fs::remove_file(b.root.join("a")).unwrap();
+    assert!(b.store.looks_sound(&hash), "nor is the end of one");
+}
+
 #[test]
 fn a_truncated_blob_is_not_handed_out_and_its_entries_are_forgotten() {
     let b = Bench::new();

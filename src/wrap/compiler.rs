@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use kache_wrapper::cache::EntryKey;
 use kache_wrapper::compile::{self, Observed};
 use kache_wrapper::evidence::Scene;
 use kache_wrapper::finish::{self, Left, Seen};
@@ -102,20 +103,17 @@ impl Action {
         if let Err(error) = incremental::note(plan) {
             tracing::debug!(%error, "incremental state is not noted");
         }
-        let event = self.store(
-            &miss,
-            Left { ran, seen, found: Vec::new(), was_used: false, given: super::given(&self.inv) },
-        );
-        self.backend.event(event);
-        self.install_launcher(plan);
+        let given = super::given(&self.inv);
+        let entry = self.store(&miss, Left { ran, seen, found: Vec::new(), was_used: false, given });
+        self.install_launcher(plan, entry.as_ref());
         raw_status
     }
 
     /// From now on cargo asks kache to run this build script.
-    fn install_launcher(&self, plan: &Plan) {
+    fn install_launcher(&self, plan: &Plan, entry: Option<&EntryKey>) {
         if script::has_launcher(&self.inv, &plan.compile, self.backend.settings()) {
             let program = script::program(&plan.compile);
-            if let Err(error) = launcher::install(&program) {
+            if let Err(error) = launcher::install(&program, entry) {
                 self.backend.warn(&format!("cannot put a launcher at {}: {error}", program.display()));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use kache_wrapper::cache::Outcome;
 use kache_wrapper::compile::{self, Observed};
 use kache_wrapper::evidence::Scene;
 use kache_wrapper::finish::Left;
@@ -20,36 +21,33 @@ impl Action {
             self.pass("the build script cannot be started")
         };
         let raw_status = ran.raw_status;
-        let event = if ran.success() {
-            let crates = script.crates();
-            let scene = Scene {
-                inv: &self.inv,
-                prefixes: &script.prefixes,
-                sysroot: &script.sysroot,
-                own: &script.out_dir,
-                moved: None,
-                crates: &crates,
-                values_bind: script.values_bind(),
-                is_script: true,
-                started_ns: ran.started_ns,
-            };
-            let seen = self.seen(observed.account(), &scene);
-            match outputs::collect(&script.out_dir) {
-                Ok(found) => self.store(
-                    miss,
-                    Left { ran, seen, found, was_used: self.was_used, given: super::given(&self.inv) },
-                ),
-                Err(error) => self.event(
-                    kache_wrapper::cache::Outcome::Unstored,
-                    miss.work.name(),
-                    miss.work.kind(),
-                    &error.to_string(),
-                ),
-            }
-        } else {
-            self.failed(miss)
+        if !ran.success() {
+            self.backend.event(self.failed(miss));
+            return raw_status;
+        }
+        let crates = script.crates();
+        let scene = Scene {
+            inv: &self.inv,
+            prefixes: &script.prefixes,
+            sysroot: &script.sysroot,
+            own: &script.out_dir,
+            moved: None,
+            crates: &crates,
+            values_bind: script.values_bind(),
+            is_script: true,
+            started_ns: ran.started_ns,
         };
-        self.backend.event(event);
+        let seen = self.seen(observed.account(), &scene);
+        match outputs::collect(&script.out_dir) {
+            Ok(found) => {
+                let given = super::given(&self.inv);
+                self.store(miss, Left { ran, seen, found, was_used: self.was_used, given });
+            }
+            Err(error) => {
+                let (name, kind) = (miss.work.name(), miss.work.kind());
+                self.backend.event(self.event(Outcome::Unstored, name, kind, &error.to_string()));
+            }
+        }
         raw_status
     }
 }

@@ -77,3 +77,23 @@ fn the_hook_does_it_after_a_checkout() {
     c.cargo("build").ok();
     assert!(c.prints("target/debug/app").contains("two"));
 }
+
+/// As archives and `git-restore-mtime` leave files: another content, and a time long before the build.
+#[test]
+fn new_content_with_old_times_is_noticed() {
+    let world = world();
+    let c = world.checkout("project", "workspace");
+    let old = || c.sh("find . -path ./target -prune -o -type f -exec touch -d 2020-01-01 {} +");
+    old();
+    c.cargo("build").ok();
+    c.kache_prints("snapshot");
+    // The second time of what was built after the snapshot.
+    for (before, after) in [("hello", "second"), ("second", "third")] {
+        c.edit("base/src/words.rs", before, after);
+        old();
+        c.kache_prints("refresh");
+        c.cargo("build").ok();
+        assert!(c.prints("target/debug/app").contains(after));
+    }
+    same_as_plain(&c);
+}

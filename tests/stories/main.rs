@@ -35,7 +35,9 @@ mod mounts {
 /// Has nothing to do with mounts.
 mod unmounted {
     mod disks;
+    mod elsewhere;
     mod keys;
+    mod modes;
     mod odd;
     mod store;
     mod trouble;

@@ -16,7 +16,8 @@ pub fn resolve(cache: &dyn Cache, inv: &Invocation, program: &OsStr) -> Result<O
     }
     for dir in std::env::split_paths(inv.var("PATH").unwrap_or_default()) {
         let path = inv.cwd.join(dir).join(program);
-        if cache.stat(&path)?.is_some_and(|id| !id.is_dir) {
+        // A shell passes over what it may not run.
+        if cache.stat(&path)?.is_some_and(|id| !id.is_dir && id.executable) {
             return Ok(Some(path));
         }
     }
@@ -45,4 +46,29 @@ fn command(inv: &Invocation, program: &OsStr) -> Command {
 /// Trimmed text of an answer.
 pub fn text(answer: Vec<u8>) -> Option<String> {
     String::from_utf8(answer).ok().map(|s| s.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::Disk;
+
+    #[test]
+    fn what_may_not_be_run_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, mode| {
+            let path = dir.path().join(name).join("tool");
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let (notes, program) = (put("a", 0o644), put("b", 0o755));
+        let path = std::env::join_paths([&notes, &program].map(|p| p.parent().unwrap())).unwrap();
+        let env = vec![("PATH".into(), path)];
+        let inv = Invocation { argv: Vec::new(), cwd: dir.path().to_owned(), env };
+        assert_eq!(resolve(&Disk, &inv, OsStr::new("tool")).unwrap(), Some(program));
+    }
 }

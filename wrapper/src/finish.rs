@@ -20,7 +20,7 @@ use crate::prefixes::{MARK, Prefixes};
 use crate::proof::Proof;
 use crate::record::{Input, InputRecord};
 use crate::script::outputs::Found;
-use crate::{included, machine, object, script};
+use crate::{atomic, included, machine, object, script};
 
 /// What became of a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,7 +207,7 @@ fn compile(
         return Ok(Err("the compiler wrote no dep-info".into()));
     };
     if !plan.extra.is_empty() {
-        write_beside(&dep_info_path, &depinfo::with_extra(&dep_text, &plan.extra))?;
+        atomic::write(&dep_info_path, &depinfo::with_extra(&dep_text, &plan.extra))?;
     }
     let none = Evidence::default();
     let evidence = if let Seen::Evidence(evidence) = &left.seen { evidence } else { &none };
@@ -400,15 +400,6 @@ fn has_changed(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
     Ok(false)
 }
 
-/// Replaces a file so that nobody sees half of it.
-fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().ok_or("a path without a directory")?;
-    let mut temp = tempfile::Builder::new().prefix(".kache-").tempfile_in(dir)?;
-    std::io::Write::write_all(&mut temp, bytes)?;
-    temp.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
-    temp.persist(path)?;
-    Ok(())
-}
 /// LLVM bitcode packs constant strings of 7-bit characters without byte alignment.
 fn has_bitcode(plan: &Plan) -> bool {
     let c = &plan.compile;

@@ -27,6 +27,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Change, Compile, Flag, Keyed, incremental, is_incremental, relocated, rewritten};
+use crate::atomic::{self, Temp};
 use crate::cache::Invocation;
 use crate::compile::ACTIVE;
 use crate::hasher::Hasher;
@@ -196,9 +197,7 @@ impl Origin {
 
     fn write(&self, dir: &Path) -> io::Result<()> {
         let bytes = postcard::to_stdvec(self).map_err(io::Error::other)?;
-        let temp = dir.join("origin.tmp");
-        fs::write(&temp, bytes)?;
-        fs::rename(temp, dir.join(ORIGIN))
+        atomic::write(&dir.join(ORIGIN), &bytes)
     }
 }
 
@@ -263,10 +262,11 @@ impl Head {
 
 /// Copies, so that nobody who shares the file sees it.
 fn replace_hash(dir: &Path, graph: &Path, head: &Head) -> io::Result<()> {
-    let temp = dir.join("graph.tmp");
-    fs::copy(graph, &temp)?;
-    File::options().write(true).open(&temp)?.write_all_at(&head.hash, head.version.len() as u64)?;
-    fs::rename(temp, graph)
+    // Not beside it: rustc would see it in its session.
+    let temp = Temp::beside(&dir.join(GRAPH));
+    fs::copy(graph, temp.path())?;
+    File::options().write(true).open(temp.path())?.write_all_at(&head.hash, head.version.len() as u64)?;
+    temp.rename(graph)
 }
 
 /// What rustc writes here at the head of its graph, with the options of this compile: it compiles nothing with them.

@@ -7,6 +7,7 @@
 
 pub mod args;
 mod artifacts;
+pub mod atomic;
 pub mod build;
 pub mod cache;
 pub mod claim;

@@ -138,7 +138,9 @@ impl<'a> Question<'a> {
 
     /// Everything that the answer depends on. `None` when that is more than can be told.
     fn key(&self, cache: &dyn Cache, inv: &Invocation, driver: &[OsString]) -> Result<Option<[u8; 32]>> {
-        if inv.var("RUST_TARGET_PATH").is_some() {
+        // With a log the compiler prints more than the answer, or writes it to a file.
+        let logs = inv.env.iter().any(|(name, _)| name.as_bytes().starts_with(b"RUSTC_LOG"));
+        if logs || inv.var("RUST_TARGET_PATH").is_some() {
             return Ok(None);
         }
         let toolchain = toolchain::of(cache, inv, driver, None, self.target)?;

@@ -495,3 +495,20 @@ fn random_changes_never_give_a_stale_result() {
     let ran = p.log().len();
     assert!(ran < 2 * builds, "something was a hit: {ran} runs in {builds} builds");
 }
+
+/// A pruned target: the launchers are there, what they stand for is not.
+#[test]
+fn a_program_that_somebody_removed_comes_back() {
+    let world = World::new();
+    let c = world.checkout("project", "workspace");
+    c.cargo("build").ok();
+    for with_kache in [true, false] {
+        c.sh(
+            "find target -name '*.real' -delete; rm -rf target/debug/build/*/out target/debug/build/*/output",
+        );
+        let c = if with_kache { c.clone() } else { c.without_env("RUSTC_WRAPPER") };
+        let built = c.cargo_output(["build"]);
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        assert!(c.prints("target/debug/app").starts_with("base hello"));
+    }
+}
