@@ -133,16 +133,22 @@ impl Checkout {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let target = self.world.root().join(format!("plain-{n}"));
-        let output = self
-            .command("cargo")
-            .args(words.split_whitespace())
-            .env_remove("RUSTC_WRAPPER")
-            .env("RUSTC", self.world.real_rustc())
-            .env("CARGO_TARGET_DIR", &target)
-            .output()
-            .expect("cargo starts");
+        let mut cargo = self.plain_command();
+        cargo.args(words.split_whitespace()).env("CARGO_TARGET_DIR", &target);
+        let output = cargo.output().expect("cargo starts");
         assert!(output.status.success(), "plain cargo: {}", String::from_utf8_lossy(&output.stderr));
         target
+    }
+
+    /// Cargo in this checkout, without kache.
+    pub fn plain_command(&self) -> Command {
+        let mut cargo = self.command("cargo");
+        cargo.env_remove("RUSTC_WRAPPER").env("RUSTC", self.world.real_rustc());
+        // What the test set itself counts.
+        for (name, value) in self.env.iter().filter(|(name, _)| name == "RUSTC") {
+            cargo.env(name, value.as_deref().unwrap_or_default());
+        }
+        cargo
     }
 
     pub fn kache(&self, args: &[&str]) -> Output {

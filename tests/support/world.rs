@@ -85,7 +85,7 @@ impl World {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("our own directory");
         let is_root = nix::unistd::getuid().is_root();
         let user = (unprivileged && is_root).then_some(NOBODY);
-        let (mut toolchain, mut kache) = (sysroot(), PathBuf::from(env!("CARGO_BIN_EXE_kache")));
+        let (mut toolchain, mut kache) = (sysroot(), program());
         if user.is_some() {
             // Root's toolchain and this project may lie where nobody else can go.
             let (tools, program) = (root.join("toolchain"), root.join("kache"));
@@ -226,6 +226,11 @@ impl World {
 
 fn is_target(dir: &Path) -> bool {
     dir.file_name().is_some_and(|n| n == "target")
+}
+
+/// The kache under test: this project's, or what `KACHE_TEST_PROGRAM` names.
+fn program() -> PathBuf {
+    std::env::var_os("KACHE_TEST_PROGRAM").map_or(env!("CARGO_BIN_EXE_kache").into(), PathBuf::from)
 }
 
 /// The toolchain that runs these tests, without rustup's proxies.

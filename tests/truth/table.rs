@@ -1,0 +1,497 @@
+//! Many small packages in one workspace, each with one thing that changes: built with kache, changed, built again, and
+//! compared with what plain cargo gives from nothing at the same place.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::{Checkout, Run, World};
+
+/// A package, and what changes for it.
+#[derive(Clone)]
+pub struct Variant {
+    pub name: String,
+    files: Vec<(String, String)>,
+    uses: Vec<String>,
+    manifest: String,
+    vars: Vec<(String, Option<String>, Option<String>)>,
+    /// Shell scripts in the package; `$W` is the workspace, `$T` the world, `$D` where cargo puts programs.
+    before: String,
+    each: String,
+    change: String,
+    look: String,
+    stored: bool,
+}
+
+/// A package that prints what `V` was for its build script, which is `body`.
+pub fn script(name: &str, body: &str) -> Variant {
+    Variant::new(name).script(body).main(r#"fn main() { println!("{}", env!("V")); }"#)
+}
+
+/// A package that prints what a macro of `mac` makes of `call`.
+pub fn expands(name: &str, call: &str) -> Variant {
+    Variant::new(name).uses("mac").main(&format!("fn main() {{ println!(\"{{}}\", mac::{call}); }}"))
+}
+
+impl Variant {
+    pub fn new(name: &str) -> Variant {
+        Variant {
+            name: name.to_owned(),
+            files: Vec::new(),
+            uses: Vec::new(),
+            manifest: String::new(),
+            vars: Vec::new(),
+            before: String::new(),
+            each: String::new(),
+            change: String::new(),
+            look: format!("\"$D/{name}\""),
+            stored: true,
+        }
+    }
+
+    pub fn file(mut self, path: &str, text: &str) -> Variant {
+        self.files.push((path.to_owned(), format!("{text}\n")));
+        self
+    }
+
+    pub fn main(self, text: &str) -> Variant {
+        self.file("src/main.rs", text)
+    }
+
+    /// The body of a build script's `main`; `out`, `here`, `set(value)`, `run(words)`, `prints(words)` are there.
+    pub fn script(self, body: &str) -> Variant {
+        self.file("build.rs", &format!("{SCRIPT}\nfn main() {{\n{body}\n}}"))
+    }
+
+    /// A dependency on a package of the table.
+    pub fn uses(mut self, name: &str) -> Variant {
+        self.uses.push(name.to_owned());
+        self
+    }
+
+    /// More lines of the `[package]`.
+    pub fn manifest(mut self, lines: &str) -> Variant {
+        self.manifest.push_str(lines);
+        self.manifest.push('\n');
+        self
+    }
+
+    /// A variable of the build.
+    pub fn var(self, name: &str, old: &str, new: &str) -> Variant {
+        self.vars(name, Some(old), Some(new))
+    }
+
+    pub fn vars(mut self, name: &str, old: Option<&str>, new: Option<&str>) -> Variant {
+        self.vars.push((name.to_owned(), old.map(str::to_owned), new.map(str::to_owned)));
+        self
+    }
+
+    /// Done before the first build.
+    pub fn before(mut self, sh: &str) -> Variant {
+        self.before = sh.to_owned();
+        self
+    }
+
+    /// Done before each build: removes what a build made outside of the target directory.
+    pub fn each(mut self, sh: &str) -> Variant {
+        self.each = sh.to_owned();
+        self
+    }
+
+    pub fn change(mut self, sh: &str) -> Variant {
+        self.change = sh.to_owned();
+        self
+    }
+
+    /// What is compared is what this prints, instead of the program.
+    pub fn look(mut self, sh: &str) -> Variant {
+        self.look = sh.to_owned();
+        self
+    }
+
+    /// Depends on what nobody can know to be the same again, and so need not be a hit.
+    pub fn not_stored(mut self) -> Variant {
+        self.stored = false;
+        self
+    }
+}
+
+/// What is at hand in build scripts.
+const SCRIPT: &str = r#"#![allow(unused)]
+use std::{env, fs, path::{Path, PathBuf}, process::Command};
+fn out() -> PathBuf { env::var_os("OUT_DIR").unwrap().into() }
+fn here() -> PathBuf { env::var_os("CARGO_MANIFEST_DIR").unwrap().into() }
+fn profile() -> PathBuf { out().ancestors().nth(3).unwrap().to_owned() }
+fn set(v: impl AsRef<str>) { println!("cargo:rustc-env=V={}", v.as_ref().trim().replace('\n', "|")) }
+fn only_script() { println!("cargo:rerun-if-changed=build.rs") }
+fn text(path: impl AsRef<Path>) -> String { fs::read_to_string(path).unwrap_or_else(|_| "nothing".into()) }
+fn prints(words: &[&str]) -> String {
+    let o = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    format!("{}{}", o.status.code().unwrap(), String::from_utf8_lossy(&o.stdout))
+}
+fn run(words: &[&str]) { assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{words:?}") }
+/// Compiles and runs a C program.
+fn c(file: &str, options: &[&str]) -> String {
+    let exe = out().join("exe").display().to_string();
+    run(&[&["cc", file, "-o", &exe], options].concat());
+    prints(&[&exe])
+}
+/// A static library of C, with a function.
+fn archive(dir: &Path, name: &str, value: &str) {
+    fs::create_dir_all(dir).unwrap();
+    let (c, o) = (out().join("x.c"), out().join("x.o"));
+    fs::write(&c, format!("int {name}(void) {{ return {value}; }}\n")).unwrap();
+    run(&["cc", "-fPIC", "-c", c.to_str().unwrap(), "-o", o.to_str().unwrap()]);
+    run(&["ar", "crs", dir.join(format!("lib{name}.a")).to_str().unwrap(), o.to_str().unwrap()]);
+}
+"#;
+
+/// What the variants of a build show, by name.
+type Seen = BTreeMap<String, String>;
+
+pub struct Table {
+    world: World,
+    /// Name, what it depends on, source.
+    crates: Vec<(String, String, String)>,
+    variants: Vec<Variant>,
+    env: Vec<(String, String)>,
+    words: String,
+    dir: String,
+}
+
+impl Table {
+    pub fn new() -> Table {
+        Table::in_world(World::plain())
+    }
+
+    pub fn in_world(world: World) -> Table {
+        Table {
+            world,
+            crates: Vec::new(),
+            variants: Vec::new(),
+            env: vec![
+                ("CARGO_INCREMENTAL".into(), "0".into()),
+                ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
+            ],
+            words: "build --offline".into(),
+            dir: "project".into(),
+        }
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// A library that variants use; a macro, if it is one.
+    pub fn krate(self, name: &str, lib: &str) -> Table {
+        self.krate_using(name, "", lib)
+    }
+
+    pub fn krate_using(mut self, name: &str, uses: &str, lib: &str) -> Table {
+        self.crates.push((name.to_owned(), uses.to_owned(), lib.to_owned()));
+        self
+    }
+
+    pub fn add(mut self, variant: Variant) -> Table {
+        self.variants.push(variant);
+        self
+    }
+
+    /// A variable that is always the same; `$T` in it is the world.
+    pub fn env(mut self, name: &str, value: &str) -> Table {
+        self.env.push((name.to_owned(), value.replace("$T", &self.world.root().display().to_string())));
+        self
+    }
+
+    pub fn words(mut self, words: &str) -> Table {
+        self.words = words.to_owned();
+        self
+    }
+
+    /// Where the workspace lies in the world.
+    pub fn dir(mut self, dir: &str) -> Table {
+        self.dir = dir.to_owned();
+        self
+    }
+
+    /// Built, changed, `rm -rf target`, built.
+    #[track_caller]
+    pub fn changes(self) {
+        let c = self.first();
+        self.change(&c);
+        c.clean_plainly();
+        self.second(&c, &c);
+    }
+
+    /// Built, changed, built again in the same target directory.
+    #[track_caller]
+    pub fn changes_in_place(self) {
+        let c = self.first();
+        self.change(&c);
+        self.second(&c, &c);
+    }
+
+    /// Built, copied to another path (with the change), built there.
+    #[track_caller]
+    pub fn changes_elsewhere(self, dir: &str) {
+        let c = self.first();
+        let other = self.copy(&c, dir);
+        self.change(&other);
+        self.second(&c, &other);
+    }
+
+    /// Built, and the target directory forked for a changed copy.
+    #[track_caller]
+    pub fn changes_in_a_fork(self, dir: &str) {
+        let c = self.first();
+        let other = self.copy(&c, dir);
+        self.change(&other);
+        c.kache_prints("snapshot");
+        other.kache_prints("fork");
+        self.second(&c, &other);
+    }
+
+    /// Built, copied to another path, and there everything is a hit and as plain cargo has it.
+    #[track_caller]
+    pub fn hits_elsewhere(self, dir: &str) {
+        let c = self.first();
+        let other = self.copy(&c, dir);
+        let mut wrong = Vec::new();
+        self.kept(&other, &mut wrong, None);
+        self.judge(wrong);
+    }
+
+    /// What depends on the moment: another value in each build, with kache as without.
+    #[track_caller]
+    pub fn never_the_same(self) {
+        let c = self.lay_out();
+        self.each(&c, |v| &v.before);
+        let mut last: Option<Seen> = None;
+        let mut wrong = Vec::new();
+        for round in 0..3 {
+            let (run, seen) = self.kache(&c, false);
+            assert!(run.success, "round {round}: {}", run.account());
+            if let Some(last) = last {
+                wrong.extend(seen.iter().filter(|(name, text)| last[*name] == **text).map(|(name, text)| {
+                    format!("{name}: round {round}: the build script was not run again: {text}")
+                }));
+            }
+            last = Some(seen);
+            // The clock of scripts that print seconds.
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+            if round == 0 {
+                c.clean_plainly();
+            }
+        }
+        let [one, two] = [self.plain(&c, false), self.plain(&c, false)];
+        let same = one.iter().find(|(name, text)| two[*name] == **text);
+        assert!(same.is_none(), "the test is broken: plain cargo gives the same twice: {same:?}");
+        self.judge(wrong);
+    }
+
+    #[track_caller]
+    fn first(&self) -> Checkout {
+        let c = self.lay_out();
+        self.each(&c, |v| &v.before);
+        let (run, seen) = self.kache(&c, false);
+        let truth = self.plain(&c, false);
+        let mut wrong = Vec::new();
+        compare("first build", &seen, &truth, &mut wrong);
+        if !wrong.is_empty() {
+            wrong.push(run.account());
+        }
+        self.judge(wrong);
+        c
+    }
+
+    #[track_caller]
+    fn second(&self, first: &Checkout, c: &Checkout) {
+        let (run, seen) = self.kache(c, true);
+        let truth = self.plain(c, true);
+        let before = self.plain_of(first);
+        for v in &self.variants {
+            let text = &truth[&v.name];
+            assert!(
+                before[&v.name] != *text,
+                "the test is broken: for {} the change does not show in plain cargo: {text}",
+                v.name
+            );
+        }
+        let mut wrong = Vec::new();
+        compare("after the change", &seen, &truth, &mut wrong);
+        if !wrong.is_empty() {
+            let errors = run.stderr.lines().filter(|l| l.starts_with("error")).take(5);
+            wrong.extend(errors.map(str::to_owned));
+        }
+        self.kept(c, &mut wrong, Some(&truth));
+        self.judge(wrong);
+    }
+
+    /// After `rm -rf target` everything that can be kept is a hit, and right.
+    fn kept(&self, c: &Checkout, wrong: &mut Vec<String>, truth: Option<&Seen>) {
+        c.clean_plainly();
+        let (run, seen) = self.kache(c, truth.is_some());
+        let plain;
+        let truth = match truth {
+            Some(truth) => truth,
+            None => {
+                plain = self.plain(c, false);
+                &plain
+            }
+        };
+        compare("nothing changed", &seen, truth, wrong);
+        for event in run.events.iter().chain(&run.scripts).filter(|e| e.outcome != "hit") {
+            let name = event.unit.split(' ').next().unwrap_or_default();
+            let variant = self.variants.iter().find(|v| v.name == name);
+            if variant.is_none_or(|v| v.stored) {
+                wrong.push(format!(
+                    "{}: no hit, but nothing changed: {} {}",
+                    event.unit, event.outcome, event.reason
+                ));
+            }
+        }
+        if run.events.is_empty() {
+            wrong.push("the compiler was not asked for".into());
+        }
+    }
+
+    #[track_caller]
+    fn judge(&self, wrong: Vec<String>) {
+        assert!(
+            wrong.is_empty(),
+            "{} of {} variants or more are wrong:\n  {}",
+            wrong.len(),
+            self.variants.len(),
+            wrong.join("\n  ")
+        );
+    }
+
+    fn lay_out(&self) -> Checkout {
+        let c = self.checkout(&self.dir);
+        let names: Vec<&str> = self
+            .crates
+            .iter()
+            .map(|(name, ..)| &**name)
+            .chain(self.variants.iter().map(|v| &*v.name))
+            .collect();
+        c.write("Cargo.toml", format!("[workspace]\nmembers = {names:?}\nresolver = \"2\"\n"));
+        for (name, uses, lib) in &self.crates {
+            let kind = if lib.contains("proc_macro::") { "[lib]\nproc-macro = true\n" } else { "" };
+            let uses: String = uses.split_whitespace().map(dependency).collect();
+            c.write(&format!("{name}/Cargo.toml"), package(name, &format!("{kind}[dependencies]\n{uses}")));
+            c.write(&format!("{name}/src/lib.rs"), lib);
+        }
+        for v in &self.variants {
+            let uses: String = v.uses.iter().map(|u| dependency(u)).collect();
+            let manifest = package(&v.name, &format!("{}[dependencies]\n{uses}", v.manifest));
+            c.write(&format!("{}/Cargo.toml", v.name), manifest);
+            for (path, text) in &v.files {
+                c.write(&format!("{}/{path}", v.name), text);
+            }
+        }
+        let output = c.cargo_output(["generate-lockfile", "--offline"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        c
+    }
+
+    fn checkout(&self, dir: &str) -> Checkout {
+        let c = self.world.empty_checkout(&self.world.root().join(dir));
+        self.env.iter().fold(c, |c, (name, value)| c.env(name, value))
+    }
+
+    fn copy(&self, c: &Checkout, dir: &str) -> Checkout {
+        let other = self.checkout(dir);
+        other.sh(&format!("cp -r '{0}'/. . && rm -rf target", c.dir().display()));
+        other
+    }
+
+    /// With the variables of before or after the change.
+    fn with_vars(&self, c: &Checkout, changed: bool) -> Checkout {
+        let vars = self.variants.iter().flat_map(|v| &v.vars);
+        vars.fold(c.clone(), |c, (name, old, new)| match if changed { new } else { old } {
+            Some(value) => c.env(name, value.replace("$T", &self.world.root().display().to_string())),
+            None => c.without_env(name),
+        })
+    }
+
+    fn each<'a>(&'a self, c: &Checkout, what: impl Fn(&'a Variant) -> &'a str) {
+        for v in &self.variants {
+            let sh = what(v);
+            if !sh.is_empty() {
+                self.sh(c, v, sh, |output| assert!(output.status.success(), "{}: {sh}: {output:?}", v.name));
+            }
+        }
+    }
+
+    fn sh<T>(&self, c: &Checkout, v: &Variant, sh: &str, then: impl FnOnce(Output) -> T) -> T {
+        let mut command = c.command("bash");
+        command.args(["-c", &format!("set -e\n{sh}")]).current_dir(c.dir().join(&v.name));
+        command.env("W", c.dir()).env("T", self.world.root()).env("D", c.dir().join("target/debug"));
+        then(command.output().expect("bash starts"))
+    }
+
+    fn change(&self, c: &Checkout) {
+        // More than a tick of file systems' clocks: an edit in the tick of a build is not seen by plain cargo either.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        self.each(c, |v| &v.change);
+    }
+
+    fn kache(&self, c: &Checkout, changed: bool) -> (Run, Seen) {
+        self.each(c, |v| &v.each);
+        let run = self.with_vars(c, changed).cargo(&format!("{} --keep-going", self.words));
+        let seen = self.seen(c);
+        (run, seen)
+    }
+
+    /// What plain cargo gives from nothing, at the same place.
+    #[track_caller]
+    fn plain(&self, c: &Checkout, changed: bool) -> Seen {
+        let aside = self.world.root().join("aside");
+        let target = c.dir().join("target");
+        let _ = std::fs::rename(&target, &aside);
+        self.each(c, |v| &v.each);
+        let mut cargo = self.with_vars(c, changed).plain_command();
+        let output = cargo.args(self.words.split(' ')).arg("--keep-going").output().expect("cargo starts");
+        let seen = self.seen(c);
+        if !changed {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "the test is broken: plain cargo fails: {said}");
+            std::fs::write(c.dir().with_extension("truth"), serde_json::to_vec(&seen).unwrap()).unwrap();
+        }
+        std::fs::remove_dir_all(&target).expect("our own directory");
+        if aside.exists() {
+            std::fs::rename(&aside, &target).expect("our own directory");
+        }
+        seen
+    }
+
+    /// What plain cargo gave before the change.
+    fn plain_of(&self, c: &Checkout) -> Seen {
+        serde_json::from_slice(&std::fs::read(c.dir().with_extension("truth")).unwrap()).unwrap()
+    }
+
+    fn seen(&self, c: &Checkout) -> Seen {
+        let look = |v: &Variant| {
+            self.sh(c, v, &v.look, |output| {
+                let code = output.status.code().map_or("a signal".into(), |code| code.to_string());
+                format!("exit {code}: {}", String::from_utf8_lossy(&output.stdout).trim_end())
+            })
+        };
+        self.variants.iter().map(|v| (v.name.clone(), look(v))).collect()
+    }
+}
+
+fn compare(when: &str, kache: &Seen, truth: &Seen, wrong: &mut Vec<String>) {
+    for (name, text) in truth.iter().filter(|(name, text)| kache[*name] != **text) {
+        wrong.push(format!("{name}: {when}: kache gives {:?}, plain cargo {text:?}", kache[name]));
+    }
+}
+
+fn dependency(name: &str) -> String {
+    format!("{name} = {{ path = \"../{name}\" }}\n")
+}
+
+pub fn package(name: &str, more: &str) -> String {
+    let name = Path::new(name).file_name().unwrap().to_str().unwrap();
+    format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2021\"\n{more}\n")
+}
