@@ -39,7 +39,7 @@ fn programs() {
             global("by_manifest", r#"concat!(".incbin \"", env!("CARGO_MANIFEST_DIR"), "/src/data.bin\"")"#),
             "src/data.bin",
         ))
-        .add(bytes(global("offset", r##"r#".incbin "offset/data.bin", 0, 1""#"##), "data.bin"))
+        .add(bytes(global("offset", r##"r#".incbin "offset/data.bin", 0, 1"#"##), "data.bin"))
         .add(included("include", ".include \"include/x.inc\"", "x.inc"))
         .add(included("nested", ".include \"nested/deep/er/x.inc\"", "deep/er/x.inc"))
         .add(

@@ -105,8 +105,7 @@ fn program() -> Variant {
 
 #[test]
 fn a_compiler_driver_in_front_in_path() {
-    let path = std::env::var("PATH").unwrap();
-    let in_front = || Table::new().env("PATH", &format!("$T/bin:{path}"));
+    let in_front = || Table::new().in_path("$T/bin");
     // A variable that only the tool reads; a file that only it reads; itself; what it runs.
     in_front()
         .add(
@@ -192,6 +191,14 @@ int posix_spawn(pid_t *i, const char *p, const posix_spawn_file_actions_t *x, co
     int (*f)() = dlsym(RTLD_NEXT, "posix_spawn");
     return f(i, swap(p), x, y, a, e);
 }
+int execvp(const char *p, char *const a[]) {
+    int (*f)(const char *, char *const *) = dlsym(RTLD_NEXT, "execvp");
+    return f(swap(p), a);
+}
+int posix_spawnp(pid_t *i, const char *p, const posix_spawn_file_actions_t *x, const posix_spawnattr_t *y, char *const a[], char *const e[]) {
+    int (*f)() = dlsym(RTLD_NEXT, "posix_spawnp");
+    return f(i, swap(p), x, y, a, e);
+}
 "#;
     let table = || Table::new().env("RUSTFLAGS", "-Clinker-features=-lld");
     let tools = format!(
@@ -208,13 +215,14 @@ int posix_spawn(pid_t *i, const char *p, const posix_spawn_file_actions_t *x, co
         )
         .changes();
     // The library is there before the first build; only what it reads changes.
-    let table = table().env("LD_PRELOAD", "$T/pre.so").env("OTHER_LD", "$T/ld");
-    let sh = |script: &str| {
-        let mut sh = table.world().command("bash");
-        assert!(sh.args(["-ec", script]).env("T", table.world().root()).status().unwrap().success());
-    };
-    std::fs::write(table.world().root().join("pre.c"), PRELOAD).unwrap();
-    sh(&format!("cd $T; {}", tools.replace(" pre.c", " $T/pre.c")));
-    sh("cd $T; ln -s ld-one ld");
-    table.add(program().change("ln -sfn ld-two $T/ld")).changes();
+    table()
+        .add(
+            program()
+                .file("pre.c", PRELOAD)
+                .before(&format!("{tools}; ln -s ld-one $T/ld"))
+                .change("ln -sfn ld-two $T/ld")
+                .vars("LD_PRELOAD", Some("$T/pre.so"), Some("$T/pre.so"))
+                .vars("OTHER_LD", Some("$T/ld"), Some("$T/ld")),
+        )
+        .changes();
 }

@@ -13,26 +13,76 @@ fn reads(name: &str, body: &str, file: &str) -> Variant {
 #[test]
 fn texts() {
     Table::new()
-        .add(reads("sibling", "only_script(); set(text(here().join(\"../proto/a.proto\")));", "../proto/a.proto"))
+        .add(reads(
+            "sibling",
+            "only_script(); set(text(here().join(\"../proto/a.proto\")));",
+            "../proto/a.proto",
+        ))
         .add(reads("relative", "set(text(\"../proto/b.proto\"));", "../proto/b.proto"))
-        .add(reads("only_env", "println!(\"cargo:rerun-if-env-changed=SOME\"); set(text(\"../proto/c.proto\"));", "../proto/c.proto"))
-        .add(reads("declared", "println!(\"cargo:rerun-if-changed=../proto/d.proto\"); set(text(\"../proto/d.proto\"));", "../proto/d.proto"))
-        .add(reads("other_declared", "println!(\"cargo:rerun-if-changed=data\"); set(text(\"data/x\")+&text(\"more/y\"));", "more/y"))
+        .add(reads(
+            "only_env",
+            "println!(\"cargo:rerun-if-env-changed=SOME\"); set(text(\"../proto/c.proto\"));",
+            "../proto/c.proto",
+        ))
+        .add(reads(
+            "declared",
+            "println!(\"cargo:rerun-if-changed=../proto/d.proto\"); set(text(\"../proto/d.proto\"));",
+            "../proto/d.proto",
+        ))
+        .add(reads(
+            "other_declared",
+            "println!(\"cargo:rerun-if-changed=data\"); set(text(\"data/x\")+&text(\"more/y\"));",
+            "more/y",
+        ))
         .add(reads("source", "only_script(); set(text(\"src/ffi.rs\"));", "src/ffi.rs"))
-        .add(reads("license", "println!(\"cargo:rerun-if-env-changed=CC\"); set(text(\"LICENSE\"));", "LICENSE"))
+        .add(reads(
+            "license",
+            "println!(\"cargo:rerun-if-env-changed=CC\"); set(text(\"LICENSE\"));",
+            "LICENSE",
+        ))
         .add(reads("readme", "only_script(); set(text(\"README.md\"));", "README.md"))
         .add(reads("changelog", "only_script(); set(text(\"../CHANGELOG.md\"));", "../CHANGELOG.md"))
-        .add(reads("nested_package", "println!(\"cargo:rerun-if-env-changed=CC\"); set(text(\"vendor/parser.c\"));", "vendor/parser.c")
-            .file("vendor/Cargo.toml", "[package]\nname = \"grammar\"\nversion = \"0.1.0\"\n"))
-        .add(reads("world", "only_script(); set(text(env::var(\"PLACE\").unwrap()+\"/x.cfg\"));", "$T/x.cfg").var("PLACE", "$T", "$T"))
-        .add(reads("home", "only_script(); set(text(env::var(\"HOME\").unwrap()+\"/.toolrc\"));", "\"$HOME/.toolrc\""))
+        .add(
+            reads(
+                "nested_package",
+                "println!(\"cargo:rerun-if-env-changed=CC\"); set(text(\"vendor/parser.c\"));",
+                "vendor/parser.c",
+            )
+            .file("vendor/Cargo.toml", "[package]\nname = \"grammar\"\nversion = \"0.1.0\"\n"),
+        )
+        .add(
+            reads("world", "only_script(); set(text(env::var(\"PLACE\").unwrap()+\"/x.cfg\"));", "$T/x.cfg")
+                .var("PLACE", "$T", "$T"),
+        )
+        .add(reads(
+            "home",
+            "only_script(); set(text(env::var(\"HOME\").unwrap()+\"/.toolrc\"));",
+            "\"$HOME/.toolrc\"",
+        ))
         .add(reads("by_cat", "only_script(); set(prints(&[\"cat\", \"x\"]));", "x"))
-        .add(reads("by_helper", "only_script(); set(prints(&[\"sh\", \"helper.sh\"]));", "deep/x").file("helper.sh", "cd deep; exec sh -c 'cat x'"))
-        .add(reads("helper", "only_script(); set(prints(&[\"sh\", \"h.sh\"]));", "h.sh").before("echo echo one > h.sh").change("echo echo two > h.sh"))
-        .add(reads("target_of_a_link", "only_script(); set(text(\"current\"));", "two").before("echo 1 > one; echo 2 > two; ln -s one current").change("ln -sfn two current"))
-        .add(reads("same_size_and_time", "only_script(); set(text(\"x\"));", "x").before("echo one > x; touch -d 2001-01-01 x").change("echo two > x; touch -d 2001-01-01 x"))
-        .add(reads("size", "only_script(); set(fs::metadata(\"x\").unwrap().len().to_string());", "x").change("echo three > x"))
-        .add(script("lock", "only_script(); set(text(here().join(\"../Cargo.lock\")).matches(\"# \").count().to_string());").change("echo '# more' >> ../Cargo.lock"))
+        .add(
+            reads("by_helper", "only_script(); set(prints(&[\"sh\", \"helper.sh\"]));", "deep/x")
+                .file("helper.sh", "cd deep; exec sh -c 'cat x'"),
+        )
+        .add(
+            reads("helper", "only_script(); set(prints(&[\"sh\", \"h.sh\"]));", "h.sh")
+                .before("echo echo one > h.sh")
+                .change("echo echo two > h.sh"),
+        )
+        .add(
+            reads("target_of_a_link", "only_script(); set(text(\"current\"));", "two")
+                .before("echo 1 > one; echo 2 > two; ln -s one current")
+                .change("ln -sfn two current"),
+        )
+        .add(
+            reads("same_size_and_time", "only_script(); set(text(\"x\"));", "x")
+                .before("echo one > x; touch -d 2001-01-01 x")
+                .change("echo two > x; touch -d 2001-01-01 x"),
+        )
+        .add(
+            reads("size", "only_script(); set(fs::metadata(\"x\").unwrap().len().to_string());", "x")
+                .change("echo three > x"),
+        )
         .changes();
 }
 

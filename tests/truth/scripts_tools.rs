@@ -5,10 +5,6 @@ use crate::table::{Table, Variant, script};
 /// A shell function that writes a tool: `tool FILE LINE`.
 const TOOL: &str = "tool() { mkdir -p \"$(dirname \"$1\")\"; printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\"; chmod +x \"$1\"; }; ";
 
-fn path() -> String {
-    format!("$T/first:$T/bin:{}", std::env::var("PATH").unwrap())
-}
-
 /// A script that runs `words`.
 fn runs(name: &str, words: &str) -> Variant {
     script(name, &format!("only_script(); set(prints(&[{words}]));"))
@@ -21,7 +17,7 @@ fn tool(name: &str, words: &str, before: &str, change: &str) -> Variant {
 #[test]
 fn scripts() {
     Table::new()
-        .env("PATH", &path())
+        .in_path("$T/first:$T/bin")
         .add(tool("in_path", r#""foo-config", "--version""#, "tool $T/bin/foo-config 'echo 1'", "tool $T/bin/foo-config 'echo 2'"))
         .add(tool("appears_in_front", r#""bar-config""#, "tool $T/bin/bar-config 'echo 1'", "tool $T/first/bar-config 'echo 2'"))
         .add(tool("goes_from_the_front", r#""baz-config""#, "tool $T/bin/baz-config 'echo 2'; tool $T/first/baz-config 'echo 1'", "rm $T/first/baz-config"))
@@ -64,7 +60,7 @@ fn compiled_tools() {
     const LIB: &str =
         "lib() { echo \"int value(void) { return $1; }\" > v.c; cc -shared -fPIC v.c -o $2; }; ";
     Table::new()
-        .env("PATH", &path())
+        .in_path("$T/first:$T/bin")
         .add(
             runs("itself", "\"ctool\"")
                 .before("mkdir -p $T/bin; echo 'int puts(const char *); int main(void) { puts(\"1\"); return 0; }' > t.c; cc t.c -o $T/bin/ctool")
@@ -96,7 +92,7 @@ fn compiled_tools() {
 fn static_tools() {
     const READS: &str = "#include <stdio.h>\nint main(void) { char b[9] = {0}; FILE *f = fopen(\"data\", \"r\"); if (f) fgets(b, 9, f); puts(b); return 0; }";
     Table::new()
-        .env("PATH", &path())
+        .in_path("$T/first:$T/bin")
         .add(
             runs("reads", "\"stool\"")
                 .file("t.c", READS)

@@ -2,7 +2,7 @@
 //! compared with what plain cargo gives from nothing at the same place.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use crate::support::{Checkout, Run, World};
@@ -157,6 +157,10 @@ pub struct Table {
     env: Vec<(String, String)>,
     words: String,
     dir: String,
+    /// In the world, when it is not in the checkout.
+    target: Option<String>,
+    /// Where target directories really lie, when they are links.
+    links: Option<tempfile::TempDir>,
 }
 
 impl Table {
@@ -175,6 +179,8 @@ impl Table {
             ],
             words: "build --offline".into(),
             dir: "project".into(),
+            target: None,
+            links: None,
         }
     }
 
@@ -214,12 +220,32 @@ impl Table {
         self
     }
 
+    /// A directory of the world in front in `PATH`.
+    pub fn in_path(self, dirs: &str) -> Table {
+        let command = self.world.command("cargo");
+        let path = command.get_envs().find_map(|(name, value)| (name == "PATH").then_some(value?.to_owned()));
+        let value = format!("{dirs}:{}", path.expect("a PATH").to_string_lossy());
+        self.env("PATH", &value)
+    }
+
+    /// A target directory outside of the checkout.
+    pub fn target(mut self, dir: &str) -> Table {
+        self.target = Some(dir.to_owned());
+        self.env("CARGO_TARGET_DIR", &format!("$T/{dir}"))
+    }
+
+    /// Target directories are links to another place.
+    pub fn linked_targets(mut self) -> Table {
+        self.links = Some(tempfile::tempdir_in("/var/tmp").expect("a directory"));
+        self
+    }
+
     /// Built, changed, `rm -rf target`, built.
     #[track_caller]
     pub fn changes(self) {
         let c = self.first();
         self.change(&c);
-        c.clean_plainly();
+        self.clean(&c);
         self.second(&c, &c);
     }
 
@@ -236,6 +262,17 @@ impl Table {
     pub fn changes_elsewhere(self, dir: &str) {
         let c = self.first();
         let other = self.copy(&c, dir);
+        self.change(&other);
+        self.second(&c, &other);
+    }
+
+    /// Built, copied to another path and built there, changed there, and built again.
+    #[track_caller]
+    pub fn changes_in_place_elsewhere(self, dir: &str) {
+        let c = self.first();
+        let other = self.copy(&c, dir);
+        let (run, _) = self.kache(&other, false);
+        assert!(run.success, "{}", run.account());
         self.change(&other);
         self.second(&c, &other);
     }
@@ -261,6 +298,15 @@ impl Table {
         self.judge(wrong);
     }
 
+    /// Built, `rm -rf target`, and everything is there again.
+    #[track_caller]
+    pub fn kept_here(self) {
+        let c = self.first();
+        let mut wrong = Vec::new();
+        self.kept(&c, &mut wrong, None);
+        self.judge(wrong);
+    }
+
     /// What depends on the moment: another value in each build, with kache as without.
     #[track_caller]
     pub fn never_the_same(self) {
@@ -280,7 +326,7 @@ impl Table {
             // The clock of scripts that print seconds.
             std::thread::sleep(std::time::Duration::from_millis(1100));
             if round == 0 {
-                c.clean_plainly();
+                self.clean(&c);
             }
         }
         let [one, two] = [self.plain(&c, false), self.plain(&c, false)];
@@ -329,7 +375,7 @@ impl Table {
 
     /// After `rm -rf target` everything that can be kept is a hit, and right.
     fn kept(&self, c: &Checkout, wrong: &mut Vec<String>, truth: Option<&Seen>) {
-        c.clean_plainly();
+        self.clean(c);
         let (run, seen) = self.kache(c, truth.is_some());
         let plain;
         let truth = match truth {
@@ -339,7 +385,16 @@ impl Table {
                 &plain
             }
         };
+        let known = wrong.len();
         compare("nothing changed", &seen, truth, wrong);
+        // Said once is enough.
+        let said: Vec<String> =
+            wrong[..known].iter().filter_map(|w| Some(w.split(": ").next()?.to_owned())).collect();
+        let mut n = 0;
+        wrong.retain(|w| {
+            n += 1;
+            n <= known || !said.iter().any(|name| w.starts_with(&format!("{name}: ")))
+        });
         for event in run.events.iter().chain(&run.scripts).filter(|e| e.outcome != "hit") {
             let name = event.unit.split(' ').next().unwrap_or_default();
             let variant = self.variants.iter().find(|v| v.name == name);
@@ -389,6 +444,7 @@ impl Table {
                 c.write(&format!("{}/{path}", v.name), text);
             }
         }
+        self.link(&c);
         let output = c.cargo_output(["generate-lockfile", "--offline"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         c
@@ -401,8 +457,44 @@ impl Table {
 
     fn copy(&self, c: &Checkout, dir: &str) -> Checkout {
         let other = self.checkout(dir);
-        other.sh(&format!("cp -r '{0}'/. . && rm -rf target", c.dir().display()));
+        let _ = std::fs::remove_file(other.dir().join("target"));
+        let mut cp = other.command("cp");
+        assert!(cp.args(["-r", "--"]).arg(c.dir().join(".")).arg(".").status().expect("cp starts").success());
+        match &self.links {
+            Some(_) => {
+                let _ = std::fs::remove_file(other.dir().join("target"));
+                self.link(&other);
+            }
+            None => other.clean_plainly(),
+        }
         other
+    }
+
+    /// Where programs of a checkout really are made.
+    fn target_of(&self, c: &Checkout) -> PathBuf {
+        match (&self.target, &self.links) {
+            (Some(dir), _) => self.world.root().join(dir),
+            (_, Some(links)) => links.path().join(c.dir().file_name().expect("a name")),
+            _ => c.dir().join("target"),
+        }
+    }
+
+    fn link(&self, c: &Checkout) {
+        if self.links.is_some() {
+            let target = self.target_of(c);
+            std::fs::create_dir_all(&target).expect("our own directory");
+            std::os::unix::fs::symlink(target, c.dir().join("target")).expect("our own directory");
+        }
+    }
+
+    fn clean(&self, c: &Checkout) {
+        let target = self.target_of(c);
+        if target.exists() {
+            std::fs::remove_dir_all(&target).expect("our own directory");
+        }
+        if self.links.is_some() {
+            std::fs::create_dir(&target).expect("our own directory");
+        }
     }
 
     /// With the variables of before or after the change.
@@ -425,8 +517,9 @@ impl Table {
 
     fn sh<T>(&self, c: &Checkout, v: &Variant, sh: &str, then: impl FnOnce(Output) -> T) -> T {
         let mut command = c.command("bash");
+        let sh = sh.replace("$T/", &format!("{}/", self.world.root().display()));
         command.args(["-c", &format!("set -e\n{sh}")]).current_dir(c.dir().join(&v.name));
-        command.env("W", c.dir()).env("T", self.world.root()).env("D", c.dir().join("target/debug"));
+        command.env("W", c.dir()).env("T", self.world.root()).env("D", self.target_of(c).join("debug"));
         then(command.output().expect("bash starts"))
     }
 
@@ -447,8 +540,10 @@ impl Table {
     #[track_caller]
     fn plain(&self, c: &Checkout, changed: bool) -> Seen {
         let aside = self.world.root().join("aside");
-        let target = c.dir().join("target");
+        let target = self.target_of(c);
+        let aside = if self.links.is_some() { target.with_extension("aside") } else { aside };
         let _ = std::fs::rename(&target, &aside);
+        self.clean(c);
         self.each(c, |v| &v.each);
         let mut cargo = self.with_vars(c, changed).plain_command();
         let output = cargo.args(self.words.split(' ')).arg("--keep-going").output().expect("cargo starts");
