@@ -48,6 +48,8 @@ struct Inner {
     user: Option<u32>,
     toolchain: PathBuf,
     kache: PathBuf,
+    /// Its files stay, for somebody to look into.
+    kept: std::sync::atomic::AtomicBool,
 }
 
 impl World {
@@ -96,7 +98,7 @@ impl World {
             (toolchain, kache) = (tools, program);
         }
         let cache = root.join("cache");
-        let world = World(Arc::new(Inner { cache, root, mode, user, toolchain, kache }));
+        let world = World(Arc::new(Inner { cache, root, mode, user, toolchain, kache, kept: false.into() }));
         world.write_shim();
         world.own(world.root());
         world
@@ -104,6 +106,11 @@ impl World {
 
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// At the end daemon and mounts go, but the files stay.
+    pub fn keep(&self) {
+        self.0.kept.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The cache directory.
@@ -292,7 +299,9 @@ impl Drop for Inner {
             namespace::detach(&mount);
         }
         let left = namespace::mounts_below(&self.root);
-        if left.is_empty() {
+        if self.kept.load(std::sync::atomic::Ordering::Relaxed) {
+            // Somebody looks.
+        } else if left.is_empty() {
             make_removable(&self.root);
             if let Err(error) = fs::remove_dir_all(&self.root) {
                 complaints.push(format!("{} stays: {error}", self.root.display()));
