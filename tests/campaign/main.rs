@@ -9,6 +9,7 @@ mod oracle;
 mod others;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,16 +26,18 @@ usage: scripts/campaign [OPTION...]
   --project P      garden (a workspace with some of everything), workspace (the one of the tests), ripgrep, just, tokei,
                    git-delta, bat; may be repeated [default: garden]
   --minutes M      end after so many minutes
+  --ignore WORD    lines and messages with it are not compared (a known difference); may be repeated
   --keep-going     after a difference begin with the next seed, in a new world
   --ci             the bounded part that tests run: garden, two seeds, no more than three minutes
 
 KACHE=program tries that one instead of this project's. On a difference: seed, steps and difference are shown, the world
-stays for a look, and the status is 1.";
+stays for a look (but for --keep-going), and the status is 1.";
 
 struct Options {
     builds: u64,
     seed: u64,
     projects: Vec<String>,
+    ignored: Vec<String>,
     until: Option<Instant>,
     keep_going: bool,
 }
@@ -90,7 +93,14 @@ fn main() {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { builds: 40, seed: 1, projects: Vec::new(), until: None, keep_going: false };
+    let mut options = Options {
+        builds: 40,
+        seed: 1,
+        projects: Vec::new(),
+        ignored: Vec::new(),
+        until: None,
+        keep_going: false,
+    };
     let minutes = |n: u64| Some(Instant::now() + Duration::from_secs(60 * n));
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -101,6 +111,7 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = number(value()?)?,
             "--minutes" => options.until = minutes(number(value()?)?),
             "--project" => options.projects.push(value()?),
+            "--ignore" => options.ignored.push(value()?),
             "--keep-going" => options.keep_going = true,
             "--ci" => (options.builds, options.until) = (24, Some(Instant::now() + Duration::from_secs(150))),
             _ => return Err(format!("no such option: {arg}")),
@@ -241,18 +252,17 @@ impl Campaign {
             if options.is_over() {
                 return (done, None);
             }
-            for _ in 0..self.dice.below(3) {
-                self.change();
-            }
-            if self.dice.one_in(3) {
-                self.rearrange();
-            }
-            let compared = self.build();
+            // A command of kache's that fails is a finding, too.
+            let compared = catch_unwind(AssertUnwindSafe(|| self.step(&options.ignored)))
+                .unwrap_or_else(|_| Err("a command failed, as shown above".into()));
             if STOPPED.load(Ordering::Relaxed) {
                 return (done, None);
             }
             if let Err(difference) = compared {
-                self.world.keep();
+                // With the seed everything can be had again.
+                if !options.keep_going {
+                    self.world.keep();
+                }
                 let steps = self.steps.join("\n  ");
                 let again = format!(
                     "scripts/campaign --project {} --seed {} --builds {}",
@@ -260,11 +270,24 @@ impl Campaign {
                     self.seed,
                     done + 1
                 );
-                let at = self.world.root().display();
-                return (done + 1, Some(format!("\n{again}\n  {steps}\n{difference}\nfiles are in {at}\n")));
+                let at = match options.keep_going {
+                    true => String::new(),
+                    false => format!("files are in {}\n", self.world.root().display()),
+                };
+                return (done + 1, Some(format!("\n{again}\n  {steps}\n{difference}\n{at}")));
             }
         }
         (builds, None)
+    }
+
+    fn step(&mut self, ignored: &[String]) -> Result<(), String> {
+        for _ in 0..self.dice.below(3) {
+            self.change();
+        }
+        if self.dice.one_in(3) {
+            self.rearrange();
+        }
+        self.build(ignored)
     }
 
     fn change(&mut self) {
@@ -347,7 +370,7 @@ impl Campaign {
         self.steps.push(step);
     }
 
-    fn build(&mut self) -> Result<(), String> {
+    fn build(&mut self, ignored: &[String]) -> Result<(), String> {
         let at = self.dice.below(self.sites.len() as u64) as usize;
         let words = match self.dice.below(6) {
             0 => "test --no-run --workspace",
@@ -364,14 +387,10 @@ impl Campaign {
         let took = begun.elapsed();
         let key = self.oracle.key(&checkout, words, &self.vars);
         let truth = self.oracle.plain(&checkout, words, key);
-        println!(
-            "  {:>5} ms  {}: cargo {words}: {}",
-            took.as_millis(),
-            site.name,
-            if kache.success { "ok" } else { "fails" }
-        );
+        let outcome = kache.error().unwrap_or_else(|| "ok".into());
+        println!("  {:>5} ms  {}: cargo {words}: {outcome}", took.as_millis(), site.name);
         self.sites[at].built = true;
-        match Seen::difference(&kache, &truth) {
+        match Seen::difference(&kache, &truth, ignored) {
             None => Ok(()),
             Some(difference) => Err(difference),
         }

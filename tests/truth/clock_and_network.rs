@@ -1,4 +1,4 @@
-//! What is another answer each time: the clock, randomness, processes, the network. Such scripts run.
+//! What is another answer each time: the clock, random devices, the network. Such scripts run.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -28,9 +28,7 @@ fn the_clock() {
 fn chance() {
     Table::new()
         .add(script("urandom", "only_script(); use std::io::Read; let mut b = [0u8; 8]; fs::File::open(\"/dev/urandom\").unwrap().read_exact(&mut b).unwrap(); set(format!(\"{b:?}\"));"))
-        .add(script("hasher", "only_script(); use std::hash::{BuildHasher, Hasher}; set(std::collections::hash_map::RandomState::new().build_hasher().finish().to_string());"))
         .add(script("uuid", "only_script(); set(text(\"/proc/sys/kernel/random/uuid\"));"))
-        .add(script("process", "only_script(); set(std::process::id().to_string());"))
         .add(script("by_tool", "only_script(); set(prints(&[\"sh\", \"-c\", \"od -An -N8 -tx1 /dev/urandom\"]));"))
         .never_the_same();
 }

@@ -21,6 +21,8 @@ fn table() -> Table {
         .add(Variant::new("generated_text")
             .script("only_script(); fs::write(out().join(\"g.txt\"), \"text\").unwrap();")
             .main("fn main() { println!(\"{}\", include_str!(concat!(env!(\"OUT_DIR\"), \"/g.txt\"))); }"))
+        .add(script("hash_map", "only_script(); let m: std::collections::HashMap<u8, u8> = [(1, 2)].into(); set(m[&1].to_string());"))
+        .add(script("measures", "only_script(); let t = std::time::Instant::now(); run(&[\"true\"]); eprintln!(\"{:?}\", t.elapsed()); set(\"1\");"))
         .add(Variant::new("by_manifest").main("fn main() { println!(\"{}\", include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/x\"))); }").file("x", "x"))
         .add(expands("by_macro", "seven!()"))
         .add(Variant::new("derived").uses("mac").main("#[derive(mac::Name)] struct S; fn main() { println!(\"{}\", S::name()); }"))
@@ -99,7 +101,7 @@ fn of_a_published_package() {
             (
                 "build.rs",
                 "use std::process::Command;\nfn main() {\n    println!(\"cargo:rerun-if-changed=x.c\\ncargo:rerun-if-env-changed=CC\");\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    \
-                 let run = |c: &mut Command| assert!(c.status().unwrap().success());\n    run(Command::new(std::env::var(\"CC\").unwrap_or(\"cc\".into())).args([\"-g\", \"-fPIC\", \"-c\", \"x.c\", \"-o\", &format!(\"{out}/x.o\")]));\n    \
+                 let run = |c: &mut Command| assert!(c.status().unwrap().success());\n    run(Command::new(std::env::var(\"CC\").unwrap_or(\"cc\".into())).args([\"-fPIC\", \"-c\", \"x.c\", \"-o\", &format!(\"{out}/x.o\")]));\n    \
                  run(Command::new(\"ar\").args([\"crsD\", &format!(\"{out}/libstone.a\"), &format!(\"{out}/x.o\")]));\n    \
                  println!(\"cargo:rustc-link-search=native={out}\\ncargo:rustc-link-lib=static=stone\");\n}\n",
             ),

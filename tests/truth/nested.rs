@@ -77,7 +77,7 @@ fn the_same_package() {
             .main("fn main() { println!(\"ok\"); }")
             .not_stored()
     };
-    let table = || Table::new().add(again("build", "\"build\"")).add(again("check", "\"check\""));
+    let table = || Table::new().add(again("built", "\"build\"")).add(again("checked", "\"check\""));
     table().kept_here();
     table().target("elsewhere").kept_here();
 }

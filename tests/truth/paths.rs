@@ -32,7 +32,7 @@ fn here() -> String { std::env::var("CARGO_MANIFEST_DIR").unwrap() }
         .add(shows("hashed", "const H: u64 = hash(env!(\"CARGO_MANIFEST_DIR\"));", "H"))
         .add(shows("hashed_with_more", "const H: u64 = hash(concat!(env!(\"CARGO_MANIFEST_DIR\"), \":\", module_path!()));", "H"))
         .add(shows("length", "const N: usize = env!(\"CARGO_MANIFEST_DIR\").len();", "N"))
-        .add(shows("in_bytes", "const B: [u8; 9] = { let b = env!(\"CARGO_MANIFEST_DIR\").as_bytes(); let mut r = [0; 9]; let mut i = 0; while i < 9 { r[i] = b[b.len() - 9 + i] ^ 1; i += 1; } r };", "B"))
+        .add(shows("in_bytes", "const B: [u8; 24] = { let b = env!(\"CARGO_MANIFEST_DIR\").as_bytes(); let mut r = [0; 24]; let mut i = 0; while i < 24 { r[i] = b[b.len() - 24 + i] ^ 1; i += 1; } r };", "B"))
         .add(shows("of_script", "const N: usize = env!(\"OUT_DIR\").len();", "N").script("only_script();"))
         .add(script("out_length", "only_script(); set(out().to_str().unwrap().len().to_string());"))
         .add(script("here_hashed", "only_script(); use std::hash::*; let mut h = std::collections::hash_map::DefaultHasher::new(); here().hash(&mut h); set(h.finish().to_string());"))
