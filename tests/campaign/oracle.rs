@@ -22,6 +22,8 @@ pub struct Seen {
     prints: BTreeMap<String, String>,
     /// Files beside the program, with the text of small ones that are no programs.
     files: BTreeMap<String, String>,
+    /// Cargo went on after a failure, so that everything that can be built was.
+    complete: bool,
     /// For people.
     said: String,
 }
@@ -42,6 +44,9 @@ impl Seen {
                 "kache: success is {}, plain cargo: {}\n{}",
                 kache.success, truth.success, kache.said
             ));
+        }
+        if !truth.success && !truth.complete {
+            return None;
         }
         let mut lines = Vec::new();
         for message in truth.messages.difference(&kache.messages).filter(|m| counts(&m.as_str())) {
@@ -137,12 +142,17 @@ fn add(hasher: &mut blake3::Hasher, dir: &Path, checkout: &Path) {
 
 /// Runs cargo and looks at what is there then. Paths of its target directory read as those of the checkout's.
 fn run(c: &Checkout, mut cargo: Command, words: &str, target: &Path) -> Seen {
-    cargo.args(words.split(' ')).args(["--offline", "--keep-going", "--message-format=json"]);
+    cargo.args(words.split(' ')).args(["--offline", "--message-format=json"]);
+    let test = words.starts_with("test");
+    if !test {
+        cargo.arg("--keep-going");
+    }
     let output = cargo.output().expect("cargo starts");
     let own = c.dir().join("target").display().to_string();
     let usual = |text: &str| text.replace(&*target.to_string_lossy(), &own);
     let mut seen = Seen {
         success: output.status.success(),
+        complete: !test,
         said: String::from_utf8_lossy(&output.stderr).into_owned(),
         ..Seen::default()
     };
@@ -166,10 +176,10 @@ fn run(c: &Checkout, mut cargo: Command, words: &str, target: &Path) -> Seen {
             Some("compiler-artifact") => {
                 if let Some(program) = message["executable"].as_str() {
                     let kind = &message["target"]["kind"][0];
-                    programs.insert(
-                        format!("{} {kind}", message["target"]["name"]),
-                        (program.to_owned(), message["profile"]["test"] == true),
-                    );
+                    let test = message["profile"]["test"] == true;
+                    let name =
+                        format!("{} {kind}{}", message["target"]["name"], if test { " test" } else { "" });
+                    programs.insert(name, (program.to_owned(), test));
                 }
             }
             _ => {}
