@@ -52,7 +52,7 @@ fn server() -> u16 {
         for (n, stream) in listener.incoming().enumerate() {
             let Ok(mut stream) = stream else { return };
             let _ = stream.read(&mut [0; 1]);
-            let _ = write!(stream, "answer {n}\n");
+            let _ = writeln!(stream, "answer {n}");
         }
     });
     port

@@ -2,7 +2,7 @@
 
 use crate::table::{Table, Variant};
 
-const LIST: &str = "cd \"$D\"; find . -maxdepth 3 '(' -path './deps/NAME-*' -o -path ./build -o -path ./.fingerprint -o -path ./incremental ')' -prune -o -name '*NAME*' -type f -print | sort; ";
+const LIST: &str = "cd \"$D\"; find . -maxdepth 3 '(' -path './deps/NAME-*' -o -path ./build -o -path ./.fingerprint -o -path ./incremental ')' -prune -o -name '*NAME*' -type f ! -name '*.d' -print | sort; ";
 
 /// A script that leaves files whose names hold that of the package.
 fn leaves(name: &str, body: &str) -> Variant {
@@ -18,6 +18,8 @@ fn leaves(name: &str, body: &str) -> Variant {
             .replace("NAME", name),
         )
         .look(&look)
+        // To run it each time is right, too.
+        .not_stored()
 }
 
 fn beside_the_program() -> Table {
@@ -76,9 +78,13 @@ fn side(name: &str, options: &str, file: &str) -> Variant {
     let args: String = options
         .split(' ')
         .filter(|o| !o.is_empty())
-        .map(|o| format!("println!(\"cargo:rustc-link-arg={}\");", o.replace("$W", &format!("{{0}}"))))
+        .map(|o| {
+            format!(
+                "println!(\"cargo:rustc-link-arg={}\", here().parent().unwrap().display());",
+                o.replace("$W", "{}")
+            )
+        })
         .collect();
-    let args = args.replace("\");", "\", here().parent().unwrap().display());").replace("{0}", "{}");
     Variant::new(name)
         .main("fn main() { println!(\"runs\"); }")
         .script(&format!("only_script(); {args}"))

@@ -152,13 +152,13 @@ fn in_a_dynamic_library() {
                 .manifest("[lib]\ncrate-type = [\"dylib\"]")
                 .file("src/lib.rs", "pub const DIR: &str = env!(\"CARGO_MANIFEST_DIR\");")
                 .main("fn main() { println!(\"{}\", dy::DIR); }")
-                .look("LD_LIBRARY_PATH=\"$D:$D/deps:$(rustc --print sysroot)/lib\" \"$D/dy\""),
+                .look("LD_LIBRARY_PATH=\"$D:$D/deps:$(rustc --print target-libdir)\" \"$D/dy\""),
         )
         .add(
             Variant::new("user")
                 .uses("dy")
                 .main("fn main() { println!(\"{}\", dy::DIR); }")
-                .look("LD_LIBRARY_PATH=\"$D:$D/deps:$(rustc --print sysroot)/lib\" \"$D/user\""),
+                .look("LD_LIBRARY_PATH=\"$D:$D/deps:$(rustc --print target-libdir)\" \"$D/user\""),
         )
         .changes_elsewhere("other");
 }
