@@ -89,7 +89,10 @@ fn main() {
         println!("interrupted");
     }
     println!("{builds} builds compared, {differences} differences");
-    std::process::exit(i32::from(differences > 0));
+    std::process::exit(match differences {
+        0 if STOPPED.load(Ordering::Relaxed) => 130,
+        n => i32::from(n > 0),
+    });
 }
 
 fn options() -> Result<Options, String> {

@@ -90,6 +90,7 @@ fn side(name: &str, options: &str, file: &str) -> Variant {
         .script(&format!("only_script(); {args}"))
         .each(&format!("rm -rf \"{file}\"; mkdir -p \"$W/side\" \"$W/target\""))
         .look(&format!("\"$D/{name}\"; test -s \"{file}\" && echo \"$(basename {file}) is there\""))
+        .not_stored()
 }
 
 #[test]
@@ -116,6 +117,7 @@ fn files_of_macros() {
             .main(&format!("mac::export!(\"{path}\"); fn main() {{}}"))
             .each(&format!("rm -f \"$W/{path}\""))
             .look(&format!("cat \"$W/{path}\""))
+            .not_stored()
     };
     Table::new()
         .krate("mac", MAC)

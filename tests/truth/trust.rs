@@ -92,9 +92,9 @@ fn times_in_the_future() {
         .changes();
 }
 
-/// A package is written through a memory map, which changes no time.
+/// Content counts, whatever the times say.
 #[test]
-fn times_set_back_in_place() {
+fn times_set_back() {
     Table::new()
         .add(
             Variant::new("app")
