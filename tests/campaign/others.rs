@@ -19,7 +19,7 @@ pub const PUBLISHED: &[(&str, &str)] = &[
 /// The source of a published program, fetched once.
 pub fn fetch(name: &str, version: &str) -> PathBuf {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = std::env::temp_dir().join(format!("kache-campaign-{name}-{version}"));
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{version}"));
     let fetched =
         Command::new(root.join("scripts/lib/fetch-project")).args([name, version]).arg(&dir).status();
     assert!(fetched.expect("bash").success(), "{name} {version} cannot be fetched");

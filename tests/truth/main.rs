@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
+mod variant;
 
 mod assembler;
 mod clippy;
