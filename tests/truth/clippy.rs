@@ -23,6 +23,7 @@ fn project(world: &World) -> Checkout {
             ],
         )
         .env("CARGO_INCREMENTAL", "0")
+        .env("CARGO_BUILD_JOBS", "1")
 }
 
 /// What cargo says, without what it does.

@@ -63,7 +63,7 @@ fn project(world: &World) -> Checkout {
             ("../vendor/vendored/.cargo-checksum.json", "{\"files\":{}}"),
         ],
     );
-    c.env("CARGO_INCREMENTAL", "0")
+    c.env("CARGO_INCREMENTAL", "0").env("CARGO_BUILD_JOBS", "1")
 }
 
 #[test]

@@ -34,7 +34,9 @@ fn build_scripts() {
                 r#"only_script(); let mut all: Vec<_> = env::vars().filter(|(n, _)| n.starts_with("WITHPREFIX_")).collect();
                 all.sort(); set(format!("{all:?}"));"#,
             )
-            .vars("WITHPREFIX_NEW", None, Some("1")),
+            .vars("WITHPREFIX_NEW", None, Some("1"))
+            // Whoever looks at all variables also sees those of the job server.
+            .not_stored(),
         )
         .add(
             script("by_shell", r#"only_script(); set(prints(&["sh", "-c", "echo $FOR_SHELL"]));"#)
@@ -69,7 +71,8 @@ fn build_scripts() {
                     "#include <stdio.h>\n#include <string.h>\nextern char **environ;\nint main(void) { \
                      for (char **e = environ; *e; e++) if (!strncmp(*e, \"FOR_ENVIRON=\", 12)) puts(*e); return 0; }",
                 )
-                .var("FOR_ENVIRON", "1", "2"),
+                .var("FOR_ENVIRON", "1", "2")
+                .not_stored(),
         )
         .changes();
 }
@@ -176,7 +179,7 @@ fn macros() {
         .add(expands("lower", "named!(\"caller_mode\")").var("caller_mode", "1", "2"))
         .add(expands("own_lower", "own_lower!()").var("macro_mode", "1", "2"))
         .add(expands("ending", "with_end!(\"queue\")").var("QUEUE_URL", "1", "2"))
-        .add(expands("prefix", "with_prefix!(\"MPREFIX_\")").vars("MPREFIX_NEW", None, Some("2")))
+        .add(expands("prefix", "with_prefix!(\"MPREFIX_\")").vars("MPREFIX_NEW", None, Some("2")).not_stored())
         .add(expands("by_shell", "by_shell!(\"M_SHELL\")").var("M_SHELL", "1", "2"))
         .add(expands("stage", "mode_and_stage!()").var("STAGE", "1", "2"))
         .add(
