@@ -175,3 +175,34 @@ fn targets_of_ones_own() {
             .changes();
     }
 }
+
+/// What the JSON of a target names is read, too.
+#[test]
+fn linker_scripts_of_targets() {
+    const MAIN: &str = "#![feature(no_core, lang_items, rustc_attrs)]\n#![no_core]\n#![no_main]\n#![allow(internal_features)]\n\
+        #[lang = \"pointee_sized\"] pub trait PointeeSized {}\n#[lang = \"meta_sized\"] pub trait MetaSized: PointeeSized {}\n\
+        #[lang = \"sized\"] pub trait Sized: MetaSized {}\n#[unsafe(no_mangle)] pub extern \"C\" fn _start() { loop {} }";
+    let spec = "rustc -Zunstable-options --print target-spec-json --target x86_64-unknown-none \
+        | grep -v -e is-builtin -e linker -e relocation-model -e position-independent \
+        | sed \"s|\\\"llvm-target\\\"|\\\"linker\\\": \\\"ld\\\", \\\"linker-flavor\\\": \\\"gnu\\\", \\\"pre-link-args\\\": {\\\"gnu\\\": [\\\"-T$T/app.ld\\\"]}, \\\"llvm-target\\\"|\"";
+    let magic = |n: u32| {
+        format!(
+            "printf 'MAGIC = {n};\\nENTRY(_start)\\nSECTIONS {{ . = 0x400000; .text : {{ *(.text*) }} /DISCARD/ : {{ *(.eh_frame*) }} }}\\n' > $T/app.ld"
+        )
+    };
+    let table = Table::new();
+    let words =
+        format!("build --offline -Zjson-target-spec --target {}/story.json", table.world().root().display());
+    table
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "-Zunstable-options")
+        .words(&words)
+        .add(
+            Variant::new("own")
+                .main(MAIN)
+                .before(&format!("{spec} > $T/story.json; {}", magic(17)))
+                .change(&magic(34))
+                .look("nm $W/target/story/debug/own | grep MAGIC"),
+        )
+        .changes();
+}
