@@ -21,20 +21,22 @@ use support::{Checkout, World};
 const USAGE: &str = "\
 usage: scripts/campaign [OPTION...]
 
-  --builds N       builds that are compared [default: 40]
+  --builds N       builds that are compared [default: 40]; after each 40 begins another world, with the next seed
   --seed S         what is done depends on it alone [default: 1]
   --project P      garden (a workspace with some of everything), workspace (the one of the tests), ripgrep, just, tokei,
                    git-delta, bat; may be repeated [default: garden]
   --minutes M      end after so many minutes
   --ignore WORD    lines and messages with it are not compared (a known difference); may be repeated
   --keep-going     after a difference begin with the next seed, in a new world
-  --ci             the bounded part that tests run: garden, two seeds, no more than three minutes
+  --ci             the bounded part that tests run: 12 builds with each of two seeds, in no more than three minutes
 
 KACHE=program tries that one instead of this project's. On a difference: seed, steps and difference are shown, the world
 stays for a look (but for --keep-going), and the status is 1.";
 
 struct Options {
     builds: u64,
+    /// After as many begins another world, with the next seed.
+    in_a_world: u64,
     seed: u64,
     projects: Vec<String>,
     ignored: Vec<String>,
@@ -72,7 +74,7 @@ fn main() {
         let mut left = options.builds;
         while left > 0 && !options.is_over() {
             let campaign = Campaign::new(project, seed);
-            let (done, difference) = campaign.run(left, &options);
+            let (done, difference) = campaign.run(left.min(options.in_a_world), &options);
             builds += done;
             left -= done.min(left);
             seed += 1;
@@ -98,6 +100,7 @@ fn main() {
 fn options() -> Result<Options, String> {
     let mut options = Options {
         builds: 40,
+        in_a_world: 40,
         seed: 1,
         projects: Vec::new(),
         ignored: Vec::new(),
@@ -116,7 +119,14 @@ fn options() -> Result<Options, String> {
             "--project" => options.projects.push(value()?),
             "--ignore" => options.ignored.push(value()?),
             "--keep-going" => options.keep_going = true,
-            "--ci" => (options.builds, options.until) = (24, Some(Instant::now() + Duration::from_secs(150))),
+            "--ci" => {
+                (options.builds, options.in_a_world) = (24, 12);
+                options.until = Some(Instant::now() + Duration::from_secs(150));
+            }
+            "--help" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
             _ => return Err(format!("no such option: {arg}")),
         }
     }
