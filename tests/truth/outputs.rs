@@ -1,5 +1,7 @@
 //! What a build leaves besides its programs is there after a hit, too.
 
+use crate::support::World;
+use crate::support::world::Who;
 use crate::table::{Table, Variant};
 
 const LIST: &str = "cd \"$D\"; find . -maxdepth 3 '(' -path './deps/NAME-*' -o -path ./build -o -path ./.fingerprint -o -path ./incremental ')' -prune -o -name '*NAME*' -type f ! -name '*.d' -print | sort; ";
@@ -148,5 +150,31 @@ fn files_of_unstable_options() {
                     .not_stored(),
             )
             .kept_here();
+    }
+}
+
+/// In a mounted target directory, which is emptied.
+#[test]
+fn in_a_mount() {
+    let world = World::mounted_by(Who::Root);
+    let c = world.project(
+        "project",
+        &[
+            ("Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+            (
+                "build.rs",
+                "fn main() {\n    println!(\"cargo:rerun-if-changed=build.rs\");\n    let out = std::path::PathBuf::from(std::env::var(\"OUT_DIR\").unwrap());\n    \
+                 std::fs::write(out.ancestors().nth(3).unwrap().join(\"side.dat\"), \"x\").unwrap();\n}\n",
+            ),
+            (
+                "src/main.rs",
+                "fn main() { println!(\"{:?}\", std::fs::read_to_string(std::env::current_exe().unwrap().with_file_name(\"side.dat\"))); }\n",
+            ),
+        ],
+    );
+    for when in ["first", "emptied", "by kache"] {
+        c.cargo("build --offline").ok();
+        assert_eq!(c.prints("target/debug/app"), "Ok(\"x\")\n", "{when}");
+        if when == "first" { c.clean() } else { drop(c.kache_prints("clean")) }
     }
 }
