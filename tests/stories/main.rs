@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 #[path = "../../remote/tests/support/server.rs"]
 mod s3;
+// Other targets use more of it.
+#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 

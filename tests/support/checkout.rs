@@ -16,6 +16,8 @@ pub struct Checkout {
     home: PathBuf,
     /// Set, or (`None`) unset, on top of the rest.
     env: Vec<(OsString, Option<OsString>)>,
+    /// Seconds after which cargo is ended.
+    limit: Option<u32>,
 }
 
 /// More than file systems' clocks need to move.
@@ -35,7 +37,7 @@ impl Checkout {
             top.pop();
         }
         world.own(&top);
-        let checkout = Checkout { world, dir, home, env: Vec::new() };
+        let checkout = Checkout { world, dir, home, env: Vec::new(), limit: None };
         if checkout.world.mounted() {
             checkout.sh("mkdir -p target");
             let mounted = checkout.kache(&["mount", "target"]);
@@ -63,6 +65,11 @@ impl Checkout {
         let mut other = self.clone();
         other.env.push((name.into(), None));
         other
+    }
+
+    /// Cargo is ended with all that it started when it takes longer: for builds that might wait for themselves.
+    pub fn limited(&self, seconds: u32) -> Checkout {
+        Checkout { limit: Some(seconds), ..self.clone() }
     }
 
     /// Writes a file of the project.
@@ -124,7 +131,15 @@ impl Checkout {
 
     /// Cargo without an account, for worlds whose cache cannot tell.
     pub fn cargo_output(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
-        self.command("cargo").args(args).output().expect("cargo starts")
+        let mut cargo = match self.limit {
+            Some(seconds) => {
+                let mut timeout = self.command("timeout");
+                timeout.args(["--kill-after=5", &seconds.to_string(), "cargo"]);
+                timeout
+            }
+            None => self.command("cargo"),
+        };
+        cargo.args(args).output().expect("cargo starts")
     }
 
     /// What the same command does without kache, in a target directory of its own that was never used before.
@@ -133,16 +148,22 @@ impl Checkout {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let target = self.world.root().join(format!("plain-{n}"));
-        let output = self
-            .command("cargo")
-            .args(words.split_whitespace())
-            .env_remove("RUSTC_WRAPPER")
-            .env("RUSTC", self.world.real_rustc())
-            .env("CARGO_TARGET_DIR", &target)
-            .output()
-            .expect("cargo starts");
+        let mut cargo = self.plain_command();
+        cargo.args(words.split_whitespace()).env("CARGO_TARGET_DIR", &target);
+        let output = cargo.output().expect("cargo starts");
         assert!(output.status.success(), "plain cargo: {}", String::from_utf8_lossy(&output.stderr));
         target
+    }
+
+    /// Cargo in this checkout, without kache.
+    pub fn plain_command(&self) -> Command {
+        let mut cargo = self.command("cargo");
+        cargo.env_remove("RUSTC_WRAPPER").env("RUSTC", self.world.real_rustc());
+        // What the test set itself counts.
+        for (name, value) in self.env.iter().filter(|(name, _)| name == "RUSTC") {
+            cargo.env(name, value.as_deref().unwrap_or_default());
+        }
+        cargo
     }
 
     pub fn kache(&self, args: &[&str]) -> Output {

@@ -10,12 +10,14 @@ use super::Checkout;
 /// What the logs held before a command.
 pub struct Marks {
     events: usize,
+    scripts: usize,
     compilers: usize,
 }
 
 impl Marks {
     pub fn of(checkout: &Checkout) -> Marks {
-        Marks { events: events(checkout).len(), compilers: compilers(checkout).len() }
+        let (events, scripts) = events(checkout);
+        Marks { events: events.len(), scripts: scripts.len(), compilers: compilers(checkout).len() }
     }
 }
 
@@ -35,6 +37,8 @@ pub struct Run {
     pub stderr: String,
     /// Those that concern this checkout, without cargo's questions to the compiler.
     pub events: Vec<Event>,
+    /// Runs of build scripts; the unit is the package.
+    pub scripts: Vec<Event>,
     /// Crates that a compiler was started for, sorted.
     pub compiled: Vec<String>,
 }
@@ -43,11 +47,13 @@ impl Run {
     pub(super) fn new(checkout: &Checkout, before: Marks, output: Output) -> Run {
         let mut compiled = compilers(checkout).split_off(before.compilers);
         compiled.sort();
+        let (mut events, mut scripts) = events(checkout);
         Run {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            events: events(checkout).split_off(before.events),
+            events: events.split_off(before.events),
+            scripts: scripts.split_off(before.scripts),
             compiled,
         }
     }
@@ -113,7 +119,7 @@ impl Run {
     /// For messages of failed assertions.
     pub fn account(&self) -> String {
         let mut text = String::new();
-        for e in &self.events {
+        for e in self.events.iter().chain(&self.scripts) {
             text.push_str(&format!("{:<8} {:<28} {}\n", e.outcome, e.unit, e.reason));
         }
         text.push_str(&format!("compiled: {:?}\n{}", self.compiled, self.stderr));
@@ -121,27 +127,26 @@ impl Run {
     }
 }
 
-fn events(checkout: &Checkout) -> Vec<Event> {
+/// Compiles, and runs of build scripts, of this checkout so far.
+fn events(checkout: &Checkout) -> (Vec<Event>, Vec<Event>) {
     let all = checkout.kache_json("report --format json");
     let here = checkout.dir().to_string_lossy();
     let text = |e: &Value, name: &str| e[name].as_str().unwrap_or_default().to_owned();
-    all.as_array()
+    let (scripts, compiles) = all
+        .as_array()
         .expect("a list of events")
         .iter()
         .filter(|e| std::path::Path::new(e["cwd"].as_str().unwrap_or_default()).starts_with(&*here))
-        // Cargo asks what the compiler is and can; build scripts have stories of their own.
-        .filter(|e| {
-            e["reason"] != "query"
-                && e["reason"] != "source on standard input"
-                && e["kind"] != "build-script-run"
-        })
+        // Cargo asks what the compiler is and can.
+        .filter(|e| e["reason"] != "query" && e["reason"] != "source on standard input")
         .map(|e| Event {
             outcome: text(e, "outcome"),
             unit: format!("{} {}", text(e, "crate_name"), text(e, "kind")),
             reason: text(e, "reason"),
             link_mode: e["link_mode"].as_str().map(str::to_owned),
         })
-        .collect()
+        .partition(|e: &Event| e.unit.ends_with(" build-script-run"));
+    (compiles, scripts)
 }
 
 /// Crates that a compiler was started for in this checkout, in order.

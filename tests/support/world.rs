@@ -48,6 +48,8 @@ struct Inner {
     user: Option<u32>,
     toolchain: PathBuf,
     kache: PathBuf,
+    /// Its files stay, for somebody to look into.
+    kept: std::sync::atomic::AtomicBool,
 }
 
 impl World {
@@ -85,7 +87,7 @@ impl World {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("our own directory");
         let is_root = nix::unistd::getuid().is_root();
         let user = (unprivileged && is_root).then_some(NOBODY);
-        let (mut toolchain, mut kache) = (sysroot(), PathBuf::from(env!("CARGO_BIN_EXE_kache")));
+        let (mut toolchain, mut kache) = (sysroot(), program());
         if user.is_some() {
             // Root's toolchain and this project may lie where nobody else can go.
             let (tools, program) = (root.join("toolchain"), root.join("kache"));
@@ -96,7 +98,7 @@ impl World {
             (toolchain, kache) = (tools, program);
         }
         let cache = root.join("cache");
-        let world = World(Arc::new(Inner { cache, root, mode, user, toolchain, kache }));
+        let world = World(Arc::new(Inner { cache, root, mode, user, toolchain, kache, kept: false.into() }));
         world.write_shim();
         world.own(world.root());
         world
@@ -104,6 +106,11 @@ impl World {
 
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// At the end daemon and mounts go, but the files stay.
+    pub fn keep(&self) {
+        self.0.kept.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The cache directory.
@@ -228,6 +235,11 @@ fn is_target(dir: &Path) -> bool {
     dir.file_name().is_some_and(|n| n == "target")
 }
 
+/// The kache under test: this project's, or what `KACHE_TEST_PROGRAM` names.
+fn program() -> PathBuf {
+    std::env::var_os("KACHE_TEST_PROGRAM").map_or(env!("CARGO_BIN_EXE_kache").into(), PathBuf::from)
+}
+
 /// The toolchain that runs these tests, without rustup's proxies.
 fn sysroot() -> PathBuf {
     let asked = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc starts");
@@ -287,7 +299,9 @@ impl Drop for Inner {
             namespace::detach(&mount);
         }
         let left = namespace::mounts_below(&self.root);
-        if left.is_empty() {
+        if self.kept.load(std::sync::atomic::Ordering::Relaxed) {
+            // Somebody looks.
+        } else if left.is_empty() {
             make_removable(&self.root);
             if let Err(error) = fs::remove_dir_all(&self.root) {
                 complaints.push(format!("{} stays: {error}", self.root.display()));

@@ -1,0 +1,262 @@
+//! Variables of the environment that build scripts and macros read, however they come by the names.
+
+use crate::table::{Table, Variant, expands, script};
+
+#[test]
+fn build_scripts() {
+    Table::new()
+        .add(script("user", "only_script(); set(env::var(\"USER\").unwrap());").var("USER", "alice", "bob"))
+        .add(
+            script(
+                "together",
+                r#"only_script(); let name = env::var("CARGO_PKG_NAME").unwrap().to_uppercase();
+                set(env::var(format!("{name}_DIR")).unwrap_or_default());"#,
+            )
+            .var("TOGETHER_DIR", "/one", "/two"),
+        )
+        .add(script("lower", "only_script(); set(env::var(\"app_mode\").unwrap());").var("app_mode", "a", "b"))
+        .add(script("short", "only_script(); set(env::var(\"QZ\").unwrap());").var("QZ", "1", "2"))
+        .add(
+            script("appears", "only_script(); set(env::var(\"VAR_APPEARS\").unwrap_or_default());")
+                .vars("VAR_APPEARS", None, Some("x")),
+        )
+        .add(
+            script("goes", "only_script(); set(env::var(\"VAR_GOES\").unwrap_or_default());")
+                .vars("VAR_GOES", Some("x"), None),
+        )
+        .add(
+            script("empties", "only_script(); set(format!(\"{:?}\", env::var_os(\"VAR_EMPTIES\")));")
+                .vars("VAR_EMPTIES", None, Some("")),
+        )
+        .add(
+            script(
+                "prefix",
+                r#"only_script(); let mut all: Vec<_> = env::vars().filter(|(n, _)| n.starts_with("WITHPREFIX_")).collect();
+                all.sort(); set(format!("{all:?}"));"#,
+            )
+            .vars("WITHPREFIX_NEW", None, Some("1"))
+            // Whoever looks at all variables also sees those of the job server.
+            .not_stored(),
+        )
+        .add(
+            script("by_shell", r#"only_script(); set(prints(&["sh", "-c", "echo $FOR_SHELL"]));"#)
+                .var("FOR_SHELL", "1", "2"),
+        )
+        .add(
+            script("by_helper", r#"only_script(); set(prints(&["sh", "helper.sh"]));"#)
+                .file("helper.sh", "exec sh inner.sh")
+                .file("inner.sh", "name=FOR_HELPER; printenv $name")
+                .var("FOR_HELPER", "1", "2"),
+        )
+        .add(
+            script("from_file", "only_script(); set(env::var(text(\"name.txt\").trim()).unwrap());")
+                .file("name.txt", "NAMED_BY_FILE")
+                .var("NAMED_BY_FILE", "1", "2"),
+        )
+        .add(
+            script("nothing_declared", "set(env::var(\"UNDECLARED\").unwrap());").var("UNDECLARED", "1", "2"),
+        )
+        .add(
+            script("by_library", r#"only_script(); set(c("x.c", &[]));"#)
+                .file(
+                    "x.c",
+                    "#include <stdlib.h>\n#include <stdio.h>\nint main(void) { puts(getenv(\"FOR_GETENV\")); return 0; }",
+                )
+                .var("FOR_GETENV", "1", "2"),
+        )
+        .add(
+            script("by_environ", r#"only_script(); set(c("x.c", &[]));"#)
+                .file(
+                    "x.c",
+                    "#include <stdio.h>\n#include <string.h>\nextern char **environ;\nint main(void) { \
+                     for (char **e = environ; *e; e++) if (!strncmp(*e, \"FOR_ENVIRON=\", 12)) puts(*e); return 0; }",
+                )
+                .var("FOR_ENVIRON", "1", "2")
+                .not_stored(),
+        )
+        .changes();
+}
+
+#[test]
+fn declared_variables_in_place() {
+    Table::new()
+        .add(
+            script(
+                "declared",
+                "println!(\"cargo:rerun-if-env-changed=DECLARED\"); set(env::var(\"DECLARED\").unwrap());",
+            )
+            .var("DECLARED", "1", "2"),
+        )
+        .add(
+            script(
+                "new_syntax",
+                "println!(\"cargo::rerun-if-env-changed=DECLARED_2\"); set(env::var(\"DECLARED_2\").unwrap());",
+            )
+            .var("DECLARED_2", "1", "2"),
+        )
+        // The script only makes cargo compile again; the macro reads.
+        .krate("mac", MACROS)
+        .add(
+            expands("for_macro", "named!(\"FOR_MACRO\")")
+                .script("println!(\"cargo:rerun-if-env-changed=FOR_MACRO\");")
+                .var("FOR_MACRO", "1", "2"),
+        )
+        .changes_in_place();
+}
+
+const MACROS: &str = r#"
+use proc_macro::{TokenStream, TokenTree};
+
+fn word(i: TokenStream) -> String {
+    let literal = i.into_iter().find_map(|t| match t {
+        TokenTree::Literal(l) => Some(l.to_string()),
+        TokenTree::Group(g) => Some(word(g.stream())),
+        _ => None,
+    });
+    literal.unwrap().trim_matches('"').to_owned()
+}
+
+fn quoted(text: impl AsRef<str>) -> TokenStream {
+    format!("{:?}", text.as_ref()).parse().unwrap()
+}
+
+/// The caller says which.
+#[proc_macro]
+pub fn named(i: TokenStream) -> TokenStream {
+    quoted(std::env::var(word(i)).unwrap_or_default())
+}
+
+#[proc_macro]
+pub fn with_end(i: TokenStream) -> TokenStream {
+    quoted(std::env::var(format!("{}_URL", word(i).to_uppercase())).unwrap_or_default())
+}
+
+#[proc_macro]
+pub fn mode_and_stage(_: TokenStream) -> TokenStream {
+    quoted(format!("{:?} {:?}", std::env::var("MODE"), std::env::var("STAGE")))
+}
+
+#[proc_macro]
+pub fn own_lower(_: TokenStream) -> TokenStream {
+    quoted(std::env::var("macro_mode").unwrap_or_default())
+}
+
+#[proc_macro]
+pub fn with_prefix(i: TokenStream) -> TokenStream {
+    let prefix = word(i);
+    let mut all: Vec<_> = std::env::vars().filter(|(n, _)| n.starts_with(&prefix)).collect();
+    all.sort();
+    quoted(format!("{all:?}"))
+}
+
+#[proc_macro]
+pub fn by_shell(i: TokenStream) -> TokenStream {
+    let o = std::process::Command::new("sh").args(["-c", &format!("echo ${}", word(i))]).output().unwrap();
+    quoted(String::from_utf8_lossy(&o.stdout).trim())
+}
+
+#[proc_macro_attribute]
+pub fn tagged(a: TokenStream, i: TokenStream) -> TokenStream {
+    let v = std::env::var(word(a)).unwrap_or_default();
+    format!("{i} fn tag() -> &'static str {{ {v:?} }}").parse().unwrap()
+}
+
+#[proc_macro_derive(Revision, attributes(var))]
+pub fn revision(i: TokenStream) -> TokenStream {
+    let v = std::env::var(word(i)).unwrap_or_default();
+    format!("const REVISION: &str = {v:?};").parse().unwrap()
+}
+"#;
+
+#[test]
+fn macros() {
+    Table::new()
+        .krate("mac", MACROS)
+        .krate("between", "#[macro_export] macro_rules! baked { ($e:literal) => { mac::named!($e) }; }")
+        .add(expands("by_caller", "named!(\"DATABASE_URL\")").var("DATABASE_URL", "old", "new"))
+        .add(expands("appears", "named!(\"M_APPEARS\")").vars("M_APPEARS", None, Some("2")))
+        .add(expands("goes", "named!(\"M_GOES\")").vars("M_GOES", Some("2"), None))
+        .add(expands("lower", "named!(\"caller_mode\")").var("caller_mode", "1", "2"))
+        .add(expands("own_lower", "own_lower!()").var("macro_mode", "1", "2"))
+        .add(expands("ending", "with_end!(\"queue\")").var("QUEUE_URL", "1", "2"))
+        .add(expands("prefix", "with_prefix!(\"MPREFIX_\")").vars("MPREFIX_NEW", None, Some("2")).not_stored())
+        .add(expands("by_shell", "by_shell!(\"M_SHELL\")").var("M_SHELL", "1", "2"))
+        .add(expands("stage", "mode_and_stage!()").var("STAGE", "1", "2"))
+        .add(
+            Variant::new("attribute")
+                .uses("mac")
+                .main("#[mac::tagged(\"RELEASE_NAME\")] fn x() {} fn main() { x(); println!(\"{}\", tag()); }")
+                .var("RELEASE_NAME", "a", "b"),
+        )
+        .add(
+            Variant::new("derive")
+                .uses("mac")
+                .main("#[derive(mac::Revision)] #[var(\"GIT_REVISION\")] struct S; fn main() { println!(\"{}\", REVISION); let _ = S; }")
+                .var("GIT_REVISION", "a", "b"),
+        )
+        .add(
+            Variant::new("through_another")
+                .uses("mac")
+                .uses("between")
+                .main("fn main() { println!(\"{}\", between::baked!(\"BETWEEN\")); }")
+                .var("BETWEEN", "1", "2"),
+        )
+        .add(
+            Variant::new("through_own_rules")
+                .uses("mac")
+                .main(
+                    "macro_rules! m { ($($t:tt)*) => { mac::named!($($t)*) } } fn main() { println!(\"{}\", m!(\"RULES\")); }",
+                )
+                .var("RULES", "1", "2"),
+        )
+        .changes();
+}
+
+/// A library expands the macro, a program only links it.
+#[test]
+fn a_macro_in_a_dependency() {
+    Table::new()
+        .krate("mac", MACROS)
+        .add(
+            Variant::new("library")
+                .uses("mac")
+                .file("src/lib.rs", "pub fn v() -> &'static str { mac::named!(\"LIBRARY_VAR\") }")
+                .main("fn main() { println!(\"{}\", library::v()); }")
+                .var("LIBRARY_VAR", "1", "2"),
+        )
+        .add(Variant::new("user").uses("library").main("fn main() { println!(\"{}\", library::v()); }"))
+        .changes();
+}
+
+#[test]
+fn variables_that_rustc_knows_of() {
+    Table::new()
+        .add(Variant::new("known").main("fn main() { println!(\"{:?}\", option_env!(\"KNOWN\")); }").vars(
+            "KNOWN",
+            None,
+            Some("1"),
+        ))
+        .add(
+            Variant::new("changed")
+                .main("fn main() { println!(\"{}\", env!(\"CHANGED\")); }")
+                .var("CHANGED", "1", "2"),
+        )
+        .changes_in_place();
+}
+
+#[test]
+fn in_a_fork() {
+    Table::new()
+        .krate("mac", MACROS)
+        .add(expands("by_macro", "named!(\"FORK_MACRO\")").var("FORK_MACRO", "old", "new").script(
+            "println!(\"cargo:rerun-if-env-changed=FORK_MACRO\");",
+        ))
+        .add(
+            script(
+                "by_script",
+                "println!(\"cargo:rerun-if-env-changed=FORK_SCRIPT\"); set(env::var(\"FORK_SCRIPT\").unwrap());",
+            )
+            .var("FORK_SCRIPT", "1", "2"),
+        )
+        .changes_in_a_fork("other");
+}
