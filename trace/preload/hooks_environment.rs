@@ -144,7 +144,7 @@ fn now(clock: c_int) -> Moment {
     let mut now = [0, 0];
     // SAFETY: the function behind `clock_gettime`, or the system call.
     unsafe {
-        let address = addresses::clock_gettime.load(core::sync::atomic::Ordering::Relaxed);
+        let address = crate::real::behind(&addresses::clock_gettime, "clock_gettime");
         if address == 0 {
             crate::sys::clock_gettime(clock, &mut now);
         } else {

@@ -124,7 +124,7 @@ unsafe fn search(from: usize, file: P, argv: List, envp: List) -> c_int {
 
 unsafe fn behind_execve(p: P, argv: List, envp: List) -> c_int {
     type Function = unsafe extern "C" fn(P, List, List) -> c_int;
-    let address = addresses::execve.load(Relaxed);
+    let address = crate::real::behind(&addresses::execve, "execve");
     // SAFETY: the function behind ours; without it, the system call.
     unsafe {
         if address != 0 {
@@ -137,7 +137,7 @@ unsafe fn behind_execve(p: P, argv: List, envp: List) -> c_int {
 
 unsafe fn behind_execvpe(p: P, argv: List, envp: List) -> c_int {
     type Function = unsafe extern "C" fn(P, List, List) -> c_int;
-    let address = addresses::execvpe.load(Relaxed);
+    let address = crate::real::behind(&addresses::execvpe, "execvpe");
     // SAFETY: as above.
     unsafe {
         if address == 0 {

@@ -5,6 +5,7 @@ use crate::format::{CHILD, COMPLETE, CUT, FIRST, HELLO, RECORD, kind, what};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -80,9 +81,8 @@ pub struct Reader<'a> {
     /// By the process's number and that of the object in it.
     objects: HashMap<(u32, u16), u32>,
     object_paths: HashMap<PathBuf, u32>,
-    seen: HashSet<Access>,
-    seen_variables: HashSet<Variable>,
-    seen_calls: HashSet<Call>,
+    /// Hashes of accesses, variables and calls that are in the account.
+    seen: HashSet<u64>,
 }
 
 /// Reads a log. `ours`: the preload object; `is_over`: no process writes into it any more.
@@ -95,8 +95,6 @@ pub fn read(bytes: &[u8], ours: &Path, is_over: bool) -> Account {
         objects: HashMap::new(),
         object_paths: HashMap::new(),
         seen: HashSet::new(),
-        seen_variables: HashSet::new(),
-        seen_calls: HashSet::new(),
     };
     reader.processes(&records);
     for record in &records {
@@ -332,13 +330,19 @@ impl Reader<'_> {
     }
 
     fn access(&mut self, access: Access) {
-        if access.path != self.ours && self.seen.insert(access.clone()) {
+        if access.path.as_os_str() != self.ours.as_os_str() && self.is_new(&access) {
             self.account.accesses.push(access);
         }
     }
 
+    fn is_new(&mut self, what: &impl Hash) -> bool {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        self.seen.insert(hasher.finish())
+    }
+
     fn variable(&mut self, variable: Variable) {
-        if self.seen_variables.insert(variable.clone()) {
+        if self.is_new(&variable) {
             self.account.variables.push(variable);
         }
     }
@@ -356,7 +360,7 @@ impl Reader<'_> {
     }
 
     fn call(&mut self, call: Call) {
-        if self.seen_calls.insert(call.clone()) {
+        if self.is_new(&call) {
             self.account.calls.push(call);
         }
     }
