@@ -23,7 +23,7 @@ struct Record<'a> {
 fn records(bytes: &[u8]) -> (Vec<Record<'_>>, bool) {
     let mut records = Vec::new();
     let mut at = FIRST as usize;
-    let mut whole = true;
+    let mut whole = bytes.len() >= at;
     while at < bytes.len() {
         let word =
             |offset: usize| bytes[at + offset..].first_chunk().map_or(0, |four| u32::from_ne_bytes(*four));
@@ -369,15 +369,11 @@ impl Reader<'_> {
         let of = |kind: u8| records.iter().filter(move |record| record.kind == kind);
         let mut gaps: Vec<String> =
             of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()).collect();
-        let attached: HashSet<u32> = [kind::ATTACHED, kind::WATCHED, kind::EXEC_FAILED]
-            .into_iter()
-            .flat_map(|kind| of(kind).map(|record| record.value))
-            .collect();
-        for exec in of(kind::EXEC).filter(|exec| !attached.contains(&exec.value)) {
-            gaps.push(format!("a program could not be observed: {}", String::from_utf8_lossy(exec.text)));
+        for program in unanswered(records) {
+            gaps.push(format!("a program could not be observed: {}", String::from_utf8_lossy(program)));
         }
         if !is_whole {
-            gaps.push("a process ended while it reported".to_string());
+            gaps.push("the log is damaged: a process ended while it reported".to_string());
         }
         if is_full {
             gaps.push("there was no room for all that was reported".to_string());
@@ -397,6 +393,19 @@ impl Reader<'_> {
         gaps.retain(|gap| seen.insert(gap.clone()));
         self.account.gaps = gaps;
     }
+}
+
+/// Whether a program was started that has not reported yet.
+pub fn is_pending(bytes: &[u8]) -> bool {
+    !unanswered(&records(bytes).0).is_empty()
+}
+
+/// Programs that were started, and neither failed to nor reported.
+fn unanswered<'a>(records: &[Record<'a>]) -> Vec<&'a [u8]> {
+    let ends = [kind::ATTACHED, kind::WATCHED, kind::EXEC_FAILED];
+    let ended: HashSet<u32> = records.iter().filter(|r| ends.contains(&r.kind)).map(|r| r.value).collect();
+    let begun = records.iter().filter(|r| r.kind == kind::EXEC && !ended.contains(&r.value));
+    begun.map(|record| record.text).collect()
 }
 
 /// A program and its arguments.
