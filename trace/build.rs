@@ -4,55 +4,44 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// The caller's address is read from the frame. One unit of optimization leaves no panics, and so nothing to unwind. Every
+/// segment costs each program that loads it.
+const OPTIONS: &str = "--edition=2024 -Cpanic=abort -Copt-level=3 -Cforce-frame-pointers=yes -Clto=fat -Ccodegen-units=1 \
+    -Cstrip=symbols -Crelro-level=off -Clink-arg=-nostdlib";
+/// Without position it needs nobody who relocates it.
+const LAUNCH: &str = "--crate-type=bin -Crelocation-model=static -Ctarget-feature=+crt-static -Clink-arg=-static \
+    -Clink-arg=-nostartfiles";
+
 fn main() {
     println!("cargo::rerun-if-changed=preload");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let target = env::var("TARGET").expect("cargo sets it");
-    let is_known =
-        target.contains("-linux-") && (target.starts_with("x86_64-") || target.starts_with("aarch64-"));
-    // Without position the launcher needs nobody who relocates it.
-    let launch = [
-        "-Crelocation-model=static",
-        "-Ctarget-feature=+crt-static",
-        "-Clink-arg=-static",
-        "-Clink-arg=-nostartfiles",
-    ];
-    let preload: &[&str] = if target.contains("musl") { &["-Ctarget-feature=-crt-static"] } else { &[] };
-    for (name, kind, more) in [("preload", "cdylib", preload), ("launch", "bin", &launch)] {
+    let is_musl = target.ends_with("-musl");
+    let preload =
+        if is_musl { "--crate-type=cdylib -Ctarget-feature=-crt-static" } else { "--crate-type=cdylib" };
+    for (name, source, options) in [("preload", "lib.rs", preload), ("launch", "launch.rs", LAUNCH)] {
         let file = out.join(name);
-        if let Err(why) = if is_known {
-            compile(name, kind, more, &target, &file)
-        } else {
-            Err("not for this machine".into())
-        } {
+        let done =
+            if target.starts_with("x86_64-unknown-linux-") || target.starts_with("aarch64-unknown-linux-") {
+                // Not every linker can put code and constants into one segment.
+                let one = format!("{options} -Clink-arg=-Wl,--no-rosegment");
+                compile(source, &one, &target, &file).or_else(|_| compile(source, options, &target, &file))
+            } else {
+                Err("not for this machine".into())
+            };
+        if let Err(why) = done {
             println!("cargo::warning=nothing can be observed: {name}: {why}");
             fs::write(&file, "").expect("OUT_DIR can be written");
         }
     }
 }
 
-fn compile(name: &str, kind: &str, more: &[&str], target: &str, file: &Path) -> Result<(), String> {
-    let source = if name == "preload" { "preload/lib.rs" } else { "preload/launch.rs" };
+fn compile(source: &str, options: &str, target: &str, file: &Path) -> Result<(), String> {
     let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets it"));
-    rustc.args([
-        "--edition=2024",
-        "--crate-name",
-        &format!("kache_trace_{name}"),
-        "--crate-type",
-        kind,
-        "--target",
-        target,
-    ]);
-    // The caller's address is read from the frame. One unit of optimization leaves no panics, and so nothing to unwind.
-    rustc.args([
-        "-Cpanic=abort",
-        "-Copt-level=3",
-        "-Cforce-frame-pointers=yes",
-        "-Clto=fat",
-        "-Ccodegen-units=1",
-    ]);
-    rustc.args(["-Clink-arg=-nostdlib", "-Cstrip=symbols"]).args(more).arg("-o").arg(file).arg(source);
+    rustc.args(OPTIONS.split_whitespace()).args(options.split_whitespace());
+    rustc.args(["--crate-name=kache_trace_part", "--target", target, "-o"]).arg(file);
+    rustc.arg(Path::new("preload").join(source));
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={}", linker.to_string_lossy()));
     }

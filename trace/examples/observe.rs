@@ -10,10 +10,20 @@ fn main() -> ExitCode {
     let everything = words.iter().take_while(|word| *word != "--").any(|word| word == "--everything");
     let quiet = words.iter().take_while(|word| *word != "--").any(|word| word == "--quiet");
     let Some(end) = words.iter().position(|word| word == "--").filter(|end| end + 1 < words.len()) else {
-        eprintln!("usage: observe [--everything] [--quiet] -- COMMAND ARGUMENT…");
+        eprintln!("usage: observe [--everything] [--quiet | --plain] -- COMMAND ARGUMENT…");
         return ExitCode::FAILURE;
     };
+    let plain = words[..end].iter().any(|word| word == "--plain");
     let words = words.split_off(end + 1);
+    if plain {
+        // To compare with.
+        let status = Command::new(&words[0]).args(&words[1..]).status();
+        return if status.is_ok_and(|status| status.success()) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
     let begun = Instant::now();
     let mut observer = Observer::new(&env::temp_dir().join("kache-observe")).expect("an observer");
     let mut command = Command::new(&words[0]);

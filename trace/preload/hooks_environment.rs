@@ -77,21 +77,20 @@ hooks! {
     fn getaddrinfo(real, from; host: P, service: P, hints: Any, to: Any) -> c_int { looked_up(from, host); real(host, service, hints, to) }
     fn gethostbyname(real, from; host: P) -> Any { looked_up(from, host); real(host) }
 
-    fn prctl(real, from; option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+    fn prctl(real, _from; option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
         // PR_SET_SECCOMP
         if option == 22 {
             log::sandboxed();
         }
-        let _ = from;
         real(option, a, b, c, d)
     }
-    fn mount(real, from; source: P, target: P, kind: P, flags: usize, data: Any) -> c_int { elsewhere(from); real(source, target, kind, flags, data) }
-    fn pivot_root(real, from; new: P, old: P) -> c_int { elsewhere(from); real(new, old) }
-    fn setns(real, from; fd: c_int, kind: c_int) -> c_int { elsewhere(from); real(fd, kind) }
-    fn unshare(real, from; flags: c_int) -> c_int {
+    fn mount(real, _from; source: P, target: P, kind: P, flags: usize, data: Any) -> c_int { elsewhere(); real(source, target, kind, flags, data) }
+    fn pivot_root(real, _from; new: P, old: P) -> c_int { elsewhere(); real(new, old) }
+    fn setns(real, _from; fd: c_int, kind: c_int) -> c_int { elsewhere(); real(fd, kind) }
+    fn unshare(real, _from; flags: c_int) -> c_int {
         // CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID
         if flags & 0x3002_0000 != 0 {
-            elsewhere(from);
+            elsewhere();
         }
         real(flags)
     }
@@ -144,7 +143,7 @@ fn now(clock: c_int) -> Moment {
     let mut now = [0, 0];
     // SAFETY: the function behind `clock_gettime`, or the system call.
     unsafe {
-        let address = addresses::clock_gettime.load(core::sync::atomic::Ordering::Relaxed);
+        let address = crate::real::behind(&addresses::clock_gettime, "clock_gettime");
         if address == 0 {
             crate::sys::clock_gettime(clock, &mut now);
         } else {
@@ -155,7 +154,7 @@ fn now(clock: c_int) -> Moment {
     now
 }
 
-fn elsewhere(_from: usize) {
+fn elsewhere() {
     log::gap(b"a program makes a world of its own, in which paths mean something else");
 }
 

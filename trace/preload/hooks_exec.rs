@@ -84,7 +84,7 @@ hooks! {
     // These start the shell with the environment as it is, out of our sight.
     fn system(real, from; command: P) -> c_int { shell(from, !command.is_null()); real(command) }
     fn popen(real, from; command: P, mode: P) -> Any { shell(from, true); real(command, mode) }
-    fn wordexp(real, from; words: P, to: Any, flags: c_int) -> c_int { crate::log::gap(b"wordexp"); let _ = from; real(words, to, flags) }
+    fn wordexp(real, _from; words: P, to: Any, flags: c_int) -> c_int { log::gap(b"wordexp: what it looks at and starts is not seen"); real(words, to, flags) }
 }
 
 /// The call to be made instead. `program`: only if another one is to be run.
@@ -124,7 +124,7 @@ unsafe fn search(from: usize, file: P, argv: List, envp: List) -> c_int {
 
 unsafe fn behind_execve(p: P, argv: List, envp: List) -> c_int {
     type Function = unsafe extern "C" fn(P, List, List) -> c_int;
-    let address = addresses::execve.load(Relaxed);
+    let address = crate::real::behind(&addresses::execve, "execve");
     // SAFETY: the function behind ours; without it, the system call.
     unsafe {
         if address != 0 {
@@ -137,7 +137,7 @@ unsafe fn behind_execve(p: P, argv: List, envp: List) -> c_int {
 
 unsafe fn behind_execvpe(p: P, argv: List, envp: List) -> c_int {
     type Function = unsafe extern "C" fn(P, List, List) -> c_int;
-    let address = addresses::execvpe.load(Relaxed);
+    let address = crate::real::behind(&addresses::execvpe, "execvpe");
     // SAFETY: as above.
     unsafe {
         if address == 0 {

@@ -2,13 +2,12 @@
 
 use crate::format::{how, what};
 use crate::hooks_environment::connected;
-use crate::real::{Behind, find_late, set_errno};
+use crate::real::{behind, set_errno};
 use crate::report::{Opening, Pair, list, outcome, path, presence};
 use crate::sys::{self, AT_EMPTY_PATH, AT_FDCWD, O_CREAT, O_TRUNC, O_WRONLY, nr};
 use crate::{hooks_exec, log, objects};
 use core::ffi::{c_int, c_long};
 use core::sync::atomic::AtomicUsize;
-use core::sync::atomic::Ordering::Relaxed;
 
 type P = *const u8;
 type List = *const P;
@@ -166,12 +165,6 @@ unsafe fn other(from: usize, n: c_long, a: [usize; 6], real: impl FnOnce() -> c_
 static DLOPEN: AtomicUsize = AtomicUsize::new(0);
 static DLMOPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Looks up what is behind the functions of this file.
-pub fn resolve(behind: &Behind) {
-    DLOPEN.store(behind.find("dlopen"), Relaxed);
-    DLMOPEN.store(behind.find("dlmopen"), Relaxed);
-}
-
 unsafe fn loads(file: P, from: usize) {
     log::ready();
     objects::stale();
@@ -187,20 +180,14 @@ unsafe fn loads(file: P, from: usize) {
 unsafe extern "C" fn note_dlopen(file: P, _: usize, from: usize) -> usize {
     // SAFETY: passed on to the caller.
     unsafe { loads(file, from) };
-    match DLOPEN.load(Relaxed) {
-        0 => find_late("dlopen"),
-        address => address,
-    }
+    behind(&DLOPEN, "dlopen")
 }
 
 unsafe extern "C" fn note_dlmopen(_: usize, file: P, from: usize) -> usize {
     // SAFETY: passed on to the caller.
     unsafe { loads(file, from) };
     log::gap(b"dlmopen: a second set of libraries is not observed");
-    match DLMOPEN.load(Relaxed) {
-        0 => find_late("dlmopen"),
-        address => address,
-    }
+    behind(&DLMOPEN, "dlmopen")
 }
 
 /// The loader looks at who calls it to know where to search, so the real function is jumped to.

@@ -28,15 +28,6 @@ mod report;
 mod spawn;
 mod sys;
 
-fn resolve() {
-    let behind = real::Behind::new();
-    hooks_files::resolve(&behind);
-    hooks_directories::resolve(&behind);
-    hooks_environment::resolve(&behind);
-    hooks_exec::resolve(&behind);
-    hooks_syscall::resolve(&behind);
-}
-
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEGIN: unsafe extern "C" fn(usize, *const *const u8, *const *const u8) = begin;

@@ -52,7 +52,7 @@ pub fn start(argv: Option<&[u8]>) {
     if STATE.compare_exchange(NEW, STARTING, Acquire, Relaxed).is_err() {
         return;
     }
-    crate::resolve();
+    real::begin();
     let Some((map, sequence)) = open() else {
         STATE.store(OFF, Release);
         return;

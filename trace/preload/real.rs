@@ -1,9 +1,10 @@
 //! The functions behind ours: the next ones of the same name, in the order of loading.
 
 use crate::elf::{Info, Symbols, dl_iterate_phdr};
+use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::AtomicUsize;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// What a function says when there is none behind ours.
 pub trait Missing {
@@ -43,37 +44,33 @@ pub fn set_errno(value: c_int) {
 /// Where our own object is.
 pub static RANGE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// The objects after ours.
-pub struct Behind {
-    symbols: [Option<Symbols>; 64],
+/// The objects after ours, as they were when we began. Kept, because the loader's list is behind a lock, which a forked child
+/// may find taken for ever.
+struct Behind(UnsafeCell<[Option<Symbols>; MOST]>);
+
+// SAFETY: written before the first other thread, and before anybody is told that it is there.
+unsafe impl Sync for Behind {}
+
+const MOST: usize = 64;
+static BEHIND: Behind = Behind(UnsafeCell::new([None; MOST]));
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+struct Collected {
+    symbols: [Option<Symbols>; MOST],
     count: usize,
     passed: bool,
 }
 
-impl Behind {
-    pub fn new() -> Behind {
-        let mut behind = Behind { symbols: [None; 64], count: 0, passed: false };
-        // SAFETY: the callback gets what it expects and keeps no reference.
-        unsafe { dl_iterate_phdr(collect, (&raw mut behind).cast()) };
-        behind
-    }
-
-    pub fn find(&self, name: &str) -> usize {
-        let found = self.symbols.iter().take(self.count).flatten().find_map(|s| s.function(name.as_bytes()));
-        found.unwrap_or(0)
-    }
-}
-
-/// For a function that is called before our constructor, or that came with a library that was loaded later.
-#[cold]
-#[inline(never)]
-pub fn find_late(name: &str) -> usize {
-    Behind::new().find(name)
+fn collected() -> Collected {
+    let mut collected = Collected { symbols: [None; MOST], count: 0, passed: false };
+    // SAFETY: the callback gets what it expects and keeps no reference.
+    unsafe { dl_iterate_phdr(collect, (&raw mut collected).cast()) };
+    collected
 }
 
 unsafe extern "C" fn collect(info: *const Info, _: usize, data: *mut c_void) -> c_int {
     // SAFETY: both are valid while dl_iterate_phdr calls.
-    let (info, behind) = unsafe { (&*info, &mut *data.cast::<Behind>()) };
+    let (info, behind) = unsafe { (&*info, &mut *data.cast::<Collected>()) };
     let (start, end) = info.range();
     if (start..end).contains(&(collect as *const () as usize)) {
         RANGE.iter().zip([start, end]).for_each(|(to, address)| to.store(address, Relaxed));
@@ -85,6 +82,37 @@ unsafe extern "C" fn collect(info: *const Info, _: usize, data: *mut c_void) -> 
         behind.count += 1;
     }
     0
+}
+
+/// Looks at what is behind us. Called once, when we begin.
+#[inline(never)]
+pub fn begin() {
+    let Collected { symbols, count, .. } = collected();
+    // SAFETY: see the type.
+    unsafe { *BEHIND.0.get() = symbols };
+    COUNT.store(count, Release);
+}
+
+/// The address of the function behind ours; 0 if there is none.
+#[inline(always)]
+pub fn behind(known: &AtomicUsize, name: &str) -> usize {
+    match known.load(Relaxed) {
+        0 => find(known, name),
+        address => address,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn find(known: &AtomicUsize, name: &str) -> usize {
+    let in_these =
+        |symbols: &[Option<Symbols>]| symbols.iter().flatten().find_map(|s| s.function(name.as_bytes()));
+    // SAFETY: see the type; what is counted is there.
+    let first = in_these(unsafe { &(&*BEHIND.0.get())[..COUNT.load(Acquire)] });
+    // It may have come with a library that was loaded later.
+    let address = first.or_else(|| in_these(&collected().symbols)).unwrap_or(0);
+    known.store(address, Relaxed);
+    address
 }
 
 /// Where our caller continues. To be called from the outermost function only, whose frame it looks at.
@@ -115,29 +143,18 @@ macro_rules! hooks {
             $(#[allow(non_upper_case_globals)] pub static $name: AtomicUsize = AtomicUsize::new(0);)*
         }
 
-        /// Looks up what is behind the functions of this file.
-        pub fn resolve(behind: &$crate::real::Behind) {
-            use core::sync::atomic::Ordering::Relaxed;
-            $(addresses::$name.store(behind.find(stringify!($name)), Relaxed);)*
-        }
-
         $(
             $(#[$meta])*
             /// # Safety
             /// That of the C library's function of this name.
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $name($($arg: $ty),*) -> $result {
-                use core::sync::atomic::Ordering::Relaxed;
                 let $from = return_address!();
                 $crate::log::ready();
-                let mut address = addresses::$name.load(Relaxed);
+                let address = $crate::real::behind(&addresses::$name, stringify!($name));
                 if address == 0 {
-                    address = $crate::real::find_late(stringify!($name));
-                    if address == 0 {
-                        $crate::real::set_errno(38);
-                        return <$result as $crate::real::Missing>::VALUE;
-                    }
-                    addresses::$name.store(address, Relaxed);
+                    $crate::real::set_errno(38);
+                    return <$result as $crate::real::Missing>::VALUE;
                 }
                 type Function = unsafe extern "C" fn($($ty),*) -> $result;
                 // SAFETY: a function of this name has this signature.

@@ -5,6 +5,7 @@ use crate::format::{CHILD, COMPLETE, CUT, FIRST, HELLO, RECORD, kind, what};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ struct Record<'a> {
 fn records(bytes: &[u8]) -> (Vec<Record<'_>>, bool) {
     let mut records = Vec::new();
     let mut at = FIRST as usize;
-    let mut whole = true;
+    let mut whole = bytes.len() >= at;
     while at < bytes.len() {
         let word =
             |offset: usize| bytes[at + offset..].first_chunk().map_or(0, |four| u32::from_ne_bytes(*four));
@@ -80,9 +81,8 @@ pub struct Reader<'a> {
     /// By the process's number and that of the object in it.
     objects: HashMap<(u32, u16), u32>,
     object_paths: HashMap<PathBuf, u32>,
-    seen: HashSet<Access>,
-    seen_variables: HashSet<Variable>,
-    seen_calls: HashSet<Call>,
+    /// Hashes of accesses, variables and calls that are in the account.
+    seen: HashSet<u64>,
 }
 
 /// Reads a log. `ours`: the preload object; `is_over`: no process writes into it any more.
@@ -95,8 +95,6 @@ pub fn read(bytes: &[u8], ours: &Path, is_over: bool) -> Account {
         objects: HashMap::new(),
         object_paths: HashMap::new(),
         seen: HashSet::new(),
-        seen_variables: HashSet::new(),
-        seen_calls: HashSet::new(),
     };
     reader.processes(&records);
     for record in &records {
@@ -332,13 +330,19 @@ impl Reader<'_> {
     }
 
     fn access(&mut self, access: Access) {
-        if access.path != self.ours && self.seen.insert(access.clone()) {
+        if access.path.as_os_str() != self.ours.as_os_str() && self.is_new(&access) {
             self.account.accesses.push(access);
         }
     }
 
+    fn is_new(&mut self, what: &impl Hash) -> bool {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        self.seen.insert(hasher.finish())
+    }
+
     fn variable(&mut self, variable: Variable) {
-        if self.seen_variables.insert(variable.clone()) {
+        if self.is_new(&variable) {
             self.account.variables.push(variable);
         }
     }
@@ -356,7 +360,7 @@ impl Reader<'_> {
     }
 
     fn call(&mut self, call: Call) {
-        if self.seen_calls.insert(call.clone()) {
+        if self.is_new(&call) {
             self.account.calls.push(call);
         }
     }
@@ -365,15 +369,11 @@ impl Reader<'_> {
         let of = |kind: u8| records.iter().filter(move |record| record.kind == kind);
         let mut gaps: Vec<String> =
             of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()).collect();
-        let attached: HashSet<u32> = [kind::ATTACHED, kind::WATCHED, kind::EXEC_FAILED]
-            .into_iter()
-            .flat_map(|kind| of(kind).map(|record| record.value))
-            .collect();
-        for exec in of(kind::EXEC).filter(|exec| !attached.contains(&exec.value)) {
-            gaps.push(format!("a program could not be observed: {}", String::from_utf8_lossy(exec.text)));
+        for program in unanswered(records) {
+            gaps.push(format!("a program could not be observed: {}", String::from_utf8_lossy(program)));
         }
         if !is_whole {
-            gaps.push("a process ended while it reported".to_string());
+            gaps.push("the log is damaged: a process ended while it reported".to_string());
         }
         if is_full {
             gaps.push("there was no room for all that was reported".to_string());
@@ -393,6 +393,19 @@ impl Reader<'_> {
         gaps.retain(|gap| seen.insert(gap.clone()));
         self.account.gaps = gaps;
     }
+}
+
+/// Whether a program was started that has not reported yet.
+pub fn is_pending(bytes: &[u8]) -> bool {
+    !unanswered(&records(bytes).0).is_empty()
+}
+
+/// Programs that were started, and neither failed to nor reported.
+fn unanswered<'a>(records: &[Record<'a>]) -> Vec<&'a [u8]> {
+    let ends = [kind::ATTACHED, kind::WATCHED, kind::EXEC_FAILED];
+    let ended: HashSet<u32> = records.iter().filter(|r| ends.contains(&r.kind)).map(|r| r.value).collect();
+    let begun = records.iter().filter(|r| r.kind == kind::EXEC && !ended.contains(&r.value));
+    begun.map(|record| record.text).collect()
 }
 
 /// A program and its arguments.

@@ -115,12 +115,16 @@ impl Memory {
         unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) == 0 }
     }
 
+    /// Bytes that were written.
+    pub fn length(&self) -> usize {
+        let mut head = [0; 8];
+        let read = self.file.read_exact_at(&mut head, 16);
+        if read.is_ok() { u64::from_ne_bytes(head).min(MAP_SIZE as u64) as usize } else { 0 }
+    }
+
     /// What was written.
     pub fn read(&self) -> io::Result<Vec<u8>> {
-        let mut head = [0; 48];
-        self.file.read_exact_at(&mut head, 0)?;
-        let number = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| head[at + i]));
-        let mut bytes = vec![0; number(16).min(MAP_SIZE as u64) as usize];
+        let mut bytes = vec![0; self.length()];
         self.file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long descendants may take to end after the command has.
-const LAST_BREATH: Duration = Duration::from_millis(20);
+const LAST_BREATH: Duration = Duration::from_millis(100);
 
 /// Observes one command. Only one command per observer.
 pub struct Observer {
@@ -120,19 +120,21 @@ impl Observer {
         let Observer { preload, memory, map, watcher, programs } = self;
         let watched_are_gone = watcher.stop();
         drop(map);
-        // Children that nobody waited for are on their way out.
+        let read = || memory.read().unwrap_or_default();
         let last = Instant::now() + LAST_BREATH;
-        let mut is_over = memory.close();
+        let mut bytes = read();
+        // Children that nobody waited for have just begun, or are on their way out.
+        let mut is_over = !log::is_pending(&bytes) && memory.close();
         while !is_over && Instant::now() < last {
             std::thread::sleep(Duration::from_millis(1));
-            is_over = memory.close();
+            bytes = read();
+            is_over = !log::is_pending(&bytes) && memory.close();
         }
-        let mut account = match memory.read() {
-            Ok(bytes) => log::read(&bytes, &preload, is_over && watched_are_gone),
-            Err(error) => {
-                Account { gaps: vec![format!("the log cannot be read: {error}")], ..Account::default() }
-            }
-        };
+        is_over = is_over || memory.close();
+        if memory.length() != bytes.len() {
+            bytes = read();
+        }
+        let mut account = log::read(&bytes, &preload, is_over && watched_are_gone);
         if !account.processes.is_empty() {
             let object = account
                 .objects

@@ -162,7 +162,7 @@ fn answer(fd: RawFd, id: u64) {
 }
 
 /// How long those that are watched may take to end after the command has.
-const LAST_BREATH: i32 = 20;
+const LAST_BREATH: i32 = 100;
 
 /// Answers until it is stopped; returns the listeners of programs that still run.
 fn serve(stop: &OwnedFd, socket: &OwnedFd, mut log: Log) -> Vec<OwnedFd> {
