@@ -74,6 +74,7 @@ impl Action {
                 own: &plan.compile.out_dir,
                 moved: bench.as_ref().map(Bench::out_dir),
                 crates: &crates,
+                known: &plan.programs,
                 values_bind: true,
                 is_script: false,
                 started_ns: ran.started_ns,

@@ -33,6 +33,7 @@ impl Action {
             own: &script.out_dir,
             moved: None,
             crates: &crates,
+            known: &script.programs,
             values_bind: script.values_bind(),
             is_script: true,
             started_ns: ran.started_ns,

@@ -1,6 +1,7 @@
 //! A world: one temporary directory with a cache, and everything in it that a test needs.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -166,6 +167,16 @@ impl World {
         if let Some(user) = self.0.user {
             command.uid(user).gid(user);
         }
+        // What the shim of the compiler notes is no file that the compiler writes: it has it open from the beginning.
+        let log =
+            fs::OpenOptions::new().append(true).create(true).open(self.rustc_log()).expect("our own file");
+        // SAFETY: between fork and exec, only a system call.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(log.as_raw_fd(), 9) {
+                9 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
         command
     }
 
@@ -199,6 +210,7 @@ impl World {
         let script = "#!/bin/sh\nname=query; last=\nfor arg do\n  [ \"$last\" = --crate-name ] && name=$arg\n  \
              case $arg in @*) name=argfile;; esac\n  last=$arg\ndone\n\
              case \"$*\" in *kache-probe*) name=query;; esac\n\
+             { printf '%s\\t%s\\n' \"$name\" \"$PWD\" >&9; } 2>/dev/null ||\n  \
              printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$STORY_LOG\"\nexec \"$STORY_RUSTC\" \"$@\"\n";
         fs::create_dir(self.root().join("shim")).expect("our own directory");
         fs::write(self.shim(), script).expect("our own directory");

@@ -89,7 +89,7 @@ fn programs() {
                 "data.bin",
             ),
         )
-        .add(global("removed", r##"r#".incbin "removed/data.bin""#"##).before("printf A > data.bin").change("rm data.bin"))
+        .add(global("removed", r##"r#".incbin "removed/data.bin""#"##).before("printf A > data.bin").change("rm data.bin").not_stored())
         .changes();
 }
 

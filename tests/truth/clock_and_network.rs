@@ -41,7 +41,7 @@ fn always() {
         .env("COUNTER", "$T/count")
         .add(script("missing", &format!("println!(\"cargo:rerun-if-changed=/nonexistent/always\"); {COUNT}")))
         .add(script("missing_relative", &format!("println!(\"cargo::rerun-if-changed=always\"); {COUNT}")))
-        .never_the_same();
+        .always();
 }
 
 /// A server that counts who comes.

@@ -29,11 +29,14 @@ fn texts() {
             "println!(\"cargo:rerun-if-changed=../proto/d.proto\"); set(text(\"../proto/d.proto\"));",
             "../proto/d.proto",
         ))
-        .add(reads(
-            "other_declared",
-            "println!(\"cargo:rerun-if-changed=data\"); set(text(\"data/x\")+&text(\"more/y\"));",
-            "more/y",
-        ))
+        .add(
+            reads(
+                "other_declared",
+                "println!(\"cargo:rerun-if-changed=data\"); set(text(\"data/x\")+&text(\"more/y\"));",
+                "more/y",
+            )
+            .file("data/x", "x"),
+        )
         .add(reads("source", "only_script(); set(text(\"src/ffi.rs\"));", "src/ffi.rs"))
         .add(reads(
             "license",

@@ -170,9 +170,20 @@ impl Table {
         self.judge(wrong);
     }
 
-    /// What depends on the moment: another value in each build, with kache as without.
+    /// What depends on the moment: another value in each build from nothing, with kache as without.
     #[track_caller]
     pub fn never_the_same(self) {
+        self.another_each_time(true);
+    }
+
+    /// What cargo runs in each build, also in the same target directory.
+    #[track_caller]
+    pub fn always(self) {
+        self.another_each_time(false);
+    }
+
+    #[track_caller]
+    fn another_each_time(self, from_nothing: bool) {
         let c = self.lay_out();
         self.each(&c, |v| &v.before);
         let mut last: Option<Seen> = None;
@@ -188,7 +199,7 @@ impl Table {
             last = Some(seen);
             // The clock of scripts that print seconds.
             std::thread::sleep(std::time::Duration::from_millis(1100));
-            if round == 0 {
+            if round == 0 || from_nothing {
                 self.clean(&c);
             }
         }

@@ -64,6 +64,8 @@ pub struct Scene<'a> {
     pub moved: Option<&'a Path>,
     /// Directories of crates: what is taken from them is in the key by content.
     pub crates: &'a [PathBuf],
+    /// Files that are in the key by content.
+    pub known: &'a [PathBuf],
     /// Values of paths bind the result to them.
     pub values_bind: bool,
     /// The first process is the user's own program, not a compiler.
@@ -201,7 +203,8 @@ impl Reader<'_> {
             let by_user = object == Whose::User;
             match &call.what {
                 What::Clock | What::Random => {
-                    let by_first = call.process == 0 && (by_user || self.scene.is_script);
+                    let is_own = call.process == 0 || self.is_first_program(call.process);
+                    let by_first = by_user && !self.is_helper(call.process) || is_own && self.scene.is_script;
                     if by_first && object != Whose::Toolchain || !by_first && self.tells_moment(call.process)
                     {
                         let what = if call.what == What::Clock { "the time" } else { "chance" };
@@ -240,12 +243,18 @@ impl Reader<'_> {
             return false;
         }
         if is_interpreter(&name) {
-            const WORDS: &[&str] =
-                &["time", "date", "random", "EPOCH", "SECONDS", "RANDOM", "uuid", "%(", "now"];
+            const SHELL: &[&str] = &["EPOCH", "SECONDS", "RANDOM", "%("];
+            const OTHER: &[&str] = &["time", "date", "random", "uuid", "Math."];
             let text = self.text_of(process);
-            return WORDS.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
+            let words = if self.is_shell(process) { SHELL } else { OTHER };
+            return words.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
         }
         true
+    }
+
+    /// Is it a program that the action started, rather than the compiler or script itself?
+    fn is_helper(&self, process: u32) -> bool {
+        process > 0 && self.program(process) != Whose::Toolchain && !self.is_first_program(process)
     }
 
     /// Words and scripts that an interpreter was given.
@@ -291,7 +300,9 @@ impl Reader<'_> {
         }
         for (n, process) in self.account.processes.iter().enumerate() {
             let (n, whose) = (n as u32, self.programs[n]);
-            if !process.whole_environment || n == 0 {
+            // What the first program itself may read is known from its words.
+            let is_first = n == 0 && self.scene.is_script || self.is_first_program(n);
+            if !process.whole_environment || is_first {
                 continue;
             }
             match whose {
@@ -334,6 +345,12 @@ impl Reader<'_> {
     fn is_interpreter(&self, process: u32) -> bool {
         let program = self.account.processes.get(process as usize).map(|p| p.program.as_path());
         program.and_then(Path::file_name).is_some_and(|name| is_interpreter(&name.to_string_lossy()))
+    }
+
+    /// Is it a child of the script that has not become another program?
+    fn is_first_program(&self, process: u32) -> bool {
+        let program = |n: usize| self.account.processes.get(n).map(|p| &p.program);
+        self.scene.is_script && program(process as usize) == program(0)
     }
 
     fn is_shell(&self, process: u32) -> bool {
@@ -396,7 +413,7 @@ impl Reader<'_> {
             if self.made.contains(&path) || self.is_below_made(&path) {
                 continue;
             }
-            if access.how == How::Absent && written.contains(&path) {
+            if matches!(access.how, How::Absent | How::Stat) && written.contains(&path) {
                 continue;
             }
             self.input(access.how, &path, access.object, access.process)?;
@@ -479,7 +496,11 @@ impl Reader<'_> {
     fn input(&mut self, how: How, path: &Path, object: u32, process: u32) -> Result<(), Unproven> {
         let scene = self.scene;
         let is_first = how == How::Exec && process == 0;
-        if path.starts_with(scene.sysroot) || is_noise(path) || is_first {
+        if path.starts_with(scene.sysroot)
+            || is_noise(path)
+            || is_first
+            || scene.known.iter().any(|k| k == path)
+        {
             return Ok(());
         }
         let (object, program) = (self.object(object), self.program(process));
@@ -526,7 +547,7 @@ impl Reader<'_> {
                 Input::File(template.clone())
             }
             How::List => {
-                if by_compiler && process == 0 {
+                if object == Whose::Toolchain {
                     // The compiler looks through all its search directories for crates.
                     return Ok(());
                 }
@@ -616,7 +637,7 @@ impl Reader<'_> {
 
     /// The path as the action's own directory has it, without detours.
     fn really(&mut self, path: &Path) -> PathBuf {
-        let mut path = path.to_owned();
+        let mut path = self.scene.prefixes.by_usual_name(path).unwrap_or_else(|| path.to_owned());
         if let Some(moved) = self.scene.moved
             && let Ok(inner) = path.strip_prefix(moved)
         {
@@ -720,7 +741,6 @@ fn is_noise(path: &Path) -> bool {
         "/proc/filesystems",
         "/proc/loadavg",
         "/proc/sys/vm",
-        "/proc/sys/kernel/random",
         "/etc/ld.so.cache",
         "/etc/ld.so.preload",
         "/etc/passwd",

@@ -285,7 +285,7 @@ fn compile(
     if plan.bind_all {
         found.extend(needles.iter().map(|(token, _)| *token));
     }
-    if messages.diagnostics && compile.diagnostic_width.is_some() {
+    if messages.diagnostics {
         record.0.push(Input::Width);
     }
     record.0.extend(found.into_iter().map(Input::Bound));

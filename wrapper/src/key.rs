@@ -49,6 +49,8 @@ pub struct Known {
     /// Identity of the compiler.
     pub toolchain: [u8; 32],
     pub sysroot: PathBuf,
+    /// Files of the compiler, whose content is in the key.
+    pub programs: Vec<PathBuf>,
     pub prefixes: Prefixes,
     /// Paths are replaced in outputs (else they are part of the key).
     pub remap: bool,
@@ -123,6 +125,7 @@ fn hash(
     Ok(Ok(Known {
         key: InvocationKey(h.finish()),
         toolchain: toolchain.identity,
+        programs: programs(&toolchain, inv, &compile.driver),
         sysroot: toolchain.about.sysroot,
         prefixes,
         remap,
@@ -149,6 +152,16 @@ pub(crate) fn loader_variables(h: &mut Hasher, inv: &Invocation, prefixes: &Pref
             h.field("env", name.as_bytes()).field("value", &prefixes.normal(value));
         }
     }
+}
+
+/// Files of the compiler that are in the key by content.
+pub(crate) fn programs(
+    toolchain: &Toolchain,
+    inv: &Invocation,
+    driver: &[std::ffi::OsString],
+) -> Vec<PathBuf> {
+    let named = driver.iter().map(|word| inv.cwd.join(word));
+    toolchain.programs.iter().cloned().chain(named).collect()
 }
 
 /// Variables that the user wants in every key.

@@ -203,6 +203,8 @@ pub struct Plan {
     /// The compiler was told to show other paths.
     pub remap: bool,
     pub sysroot: PathBuf,
+    /// Files of the compiler, whose content is in the key.
+    pub programs: Vec<PathBuf>,
     pub closure: Closure,
     /// There are proc macros behind its dependencies.
     pub has_macros: bool,
@@ -525,6 +527,7 @@ fn plan(
         prefixes: known.prefixes,
         remap: known.remap,
         sysroot: known.sysroot,
+        programs: known.programs,
         closure: known.closure,
         has_macros,
         watched: known.watched,

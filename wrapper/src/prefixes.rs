@@ -89,6 +89,12 @@ impl Prefixes {
         self.0.iter()
     }
 
+    /// A path by the names that cargo uses: without those of directories that were found behind symbolic links.
+    pub fn by_usual_name(&self, path: &Path) -> Option<PathBuf> {
+        let alias = self.0.iter().rev().find(|p| p.is_alias && path.starts_with(&p.path))?;
+        Some(self.get(alias.token)?.join(path.strip_prefix(&alias.path).ok()?))
+    }
+
     /// In an order that does not depend on how long the paths are.
     pub fn by_token(&self) -> Vec<&Prefix> {
         let mut all: Vec<&Prefix> = self.0.iter().filter(|p| !p.is_alias).collect();
@@ -117,6 +123,9 @@ impl Prefixes {
 
     /// Messages of a compiler that was told to show something else, with the paths of this machine.
     pub fn show_real(&self, text: &mut Vec<u8>) {
+        if let Some(workspace) = self.0.iter().find(|p| p.token == WORKSPACE && p.shown_as == ".") {
+            show_whole_names(text, workspace.path.as_os_str().as_bytes());
+        }
         for prefix in self.0.iter().filter(|p| p.shown_as.len() > 1) {
             let (shown, path) = (prefix.shown_as.as_bytes(), prefix.path.as_os_str().as_bytes());
             let below: &[&[u8]] = match prefix.token {
@@ -229,6 +238,31 @@ pub(crate) fn replace_path(text: &[u8], path: &[u8], with: &[u8], whole: bool) -
     out
 }
 
+/// Where messages name a file that the compiler was given by its whole path, `./` stands for the directory that it runs in.
+fn show_whole_names(text: &mut Vec<u8>, dir: &[u8]) {
+    let mut out = Vec::new();
+    let mut done = 0;
+    for at in memmem::find_iter(text, b"./") {
+        let mut before = &text[..at];
+        while ends_with_color(before) {
+            let code = memchr::memrchr(b'[', before).unwrap_or(0);
+            before = before[..code]
+                .strip_suffix(b"\\u001b")
+                .or(before[..code].strip_suffix(b"\x1b"))
+                .unwrap_or(b"");
+        }
+        if [&b"--> "[..], b"::: ", b"\"file_name\":\""].iter().any(|name| before.ends_with(name)) {
+            out.extend_from_slice(&text[done..at]);
+            out.extend_from_slice(dir);
+            done = at + 1;
+        }
+    }
+    if done > 0 {
+        out.extend_from_slice(&text[done..]);
+        *text = out;
+    }
+}
+
 /// Does it end with a terminal's code for a color, whose last byte is a letter?
 fn ends_with_color(text: &[u8]) -> bool {
     let Some(text) = text.strip_suffix(b"m") else { return false };
@@ -299,6 +333,17 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             " --> \\u001b[0m/home/me/.cargo/registry/src/a.rs:1 \"/w/proj/target/debug/build/x/o.rs\" /cargo/x a/cargo/git/"
+        );
+    }
+
+    #[test]
+    fn files_that_were_named_wholly_are_shown_so() {
+        let mut text =
+            b"{\"file_name\":\"./src/a.rs\",\"rendered\":\"use ./x --> \\u001b[0m./src/a.rs:1\"}".to_vec();
+        two().show_real(&mut text);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "{\"file_name\":\"/w/proj/src/a.rs\",\"rendered\":\"use ./x --> \\u001b[0m/w/proj/src/a.rs:1\"}"
         );
     }
 

@@ -21,7 +21,7 @@ pub enum Input {
     File(Vec<u8>),
     /// There is nothing at this path.
     Absent(Vec<u8>),
-    /// There is something: a directory, or a file of this size.
+    /// There is something: a directory, or a file of this size that may be executed or not.
     Exists(Vec<u8>),
     /// Names in a directory.
     Listing(Vec<u8>),
@@ -169,7 +169,7 @@ impl Input {
             Input::Exists(t) => match at(t) {
                 Some(path) => match cache.stat(&path)? {
                     Some(id) if id.is_dir => Some(vec![1]),
-                    Some(id) => Some([&[2], &id.size.to_le_bytes()[..]].concat()),
+                    Some(id) => Some([&[2 + u8::from(id.executable)], &id.size.to_le_bytes()[..]].concat()),
                     None => None,
                 },
                 None => None,

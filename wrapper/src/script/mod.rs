@@ -48,6 +48,8 @@ pub struct Script {
     pub out_dir: PathBuf,
     pub prefixes: Prefixes,
     pub sysroot: PathBuf,
+    /// Files of the compiler, whose content is in the key.
+    pub programs: Vec<PathBuf>,
     /// A published version: nobody edits it, and what it makes of a path stands in its output.
     pub immutable: bool,
     /// Identity of the compiler that cargo names.
@@ -171,10 +173,11 @@ impl Script {
         {
             prefixes.add(HOME, home, "");
         }
-        let toolchain = toolchain_of(cache, inv)?;
-        let sysroot = toolchain.about.sysroot;
+        let compiler = toolchain_of(cache, inv)?;
+        let rustc = inv.var("RUSTC").map(OsStr::to_owned);
+        let programs = key::programs(&compiler, inv, rustc.as_slice());
+        let sysroot = compiler.about.sysroot;
         prefixes.add(SYSROOT, &sysroot, "");
-        let toolchain = toolchain.identity;
         Ok(Some(Script {
             program,
             name: name(inv),
@@ -182,8 +185,9 @@ impl Script {
             out_dir,
             prefixes,
             sysroot,
+            programs,
             immutable,
-            toolchain,
+            toolchain: compiler.identity,
         }))
     }
 
