@@ -287,7 +287,10 @@ impl Reader<'_> {
             if object == Whose::Kache || program == Whose::Kache {
                 continue;
             }
-            let Some(name) = variable.name.to_str() else { continue };
+            // What the loader does with that one is seen by where it looks.
+            let Some(name) = variable.name.to_str().filter(|name| *name != "LD_LIBRARY_PATH") else {
+                continue;
+            };
             let is_own = object == Whose::User || self.is_interpreter(variable.process);
             if self.counts(name, is_own, variable.process == 0 && object == Whose::User) {
                 names.insert(name.to_owned());
@@ -799,24 +802,20 @@ fn is_local_service(socket: &str) -> bool {
 
 /// Compilers and their friends, by their names without a target before and a version behind.
 fn is_build_tool(name: &str) -> bool {
-    const TOOLS: &[&str] = &[
-        "cc", "c++", "gcc", "g++", "clang", "clang++", "cc1", "cc1plus", "cpp", "collect2", "lto", "lto1",
-        "wrapper", "ld", "ld.bfd", "ld.gold", "ld.lld", "ld64.lld", "lld", "mold", "wild", "as", "ar",
-        "ranlib", "nm", "strip", "objcopy", "objdump", "make", "gmake", "ninja", "cmake", "ctest", "meson",
-        "pkg", "pkgconf", "config", "nasm", "yasm", "install", "cp", "mv", "rm", "mkdir", "touch", "ln",
-        "sed", "gawk", "mawk", "grep", "sort", "expr", "rustc", "cargo", "rustfmt", "protoc", "flatc",
-        "bison", "flex", "m4", "tar", "gzip", "xz", "patch", "git",
-    ];
+    const TOOLS: &str = "cc c++ gcc g++ clang clang++ cc1 cc1plus cpp collect2 lto lto1 wrapper ld ld.bfd ld.gold ld.lld \
+        ld64.lld lld mold wild as ar ranlib nm strip objcopy objdump make gmake ninja cmake ctest meson pkg pkgconf config \
+        nasm yasm install cp mv rm mkdir touch ln sed gawk mawk awk grep sort expr rustc cargo rustfmt protoc flatc bison \
+        flex m4 tar gzip xz patch git find ls stat test env cat head tail tr cut wc xargs which dirname basename readlink \
+        realpath chmod uniq diff cmp printf echo true tee";
+    let is_one = |name: &str| TOOLS.split(' ').any(|tool| tool == name);
     let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-    TOOLS.contains(&name) || name.rsplit('-').next().is_some_and(|last| TOOLS.contains(&last))
+    is_one(name) || name.rsplit('-').next().is_some_and(is_one)
 }
 
 fn is_interpreter(name: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh", "fish", "python", "pypy", "perl",
-        "ruby", "node", "deno", "bun", "lua", "luajit", "php", "tclsh", "guile",
-    ];
-    NAMES.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-'))
+    const NAMES: &str = "sh bash dash ash busybox zsh ksh mksh fish python pypy perl ruby node deno bun lua luajit php tclsh guile";
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    NAMES.split(' ').any(|known| known == name)
 }
 
 /// Libraries that nearly every program loads.

@@ -204,6 +204,18 @@ impl Prefixes {
     }
 }
 
+/// What a token stands for.
+pub(crate) fn in_words(token: char) -> &'static str {
+    match token {
+        TARGET | HOST => "target directory",
+        PACKAGE => "package directory",
+        CARGO_HOME => "CARGO_HOME",
+        HOME => "home directory",
+        SYSROOT | RUST_SRC => "toolchain directory",
+        _ => "checkout",
+    }
+}
+
 /// Would a text be taken for a template?
 pub(crate) fn contains_mark(text: &OsStr) -> bool {
     text.as_bytes().contains(&MARK)

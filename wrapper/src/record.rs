@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
 use crate::hasher::Hasher;
 use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
-use crate::{exec, host, tree, variables};
+use crate::{exec, host, prefixes, tree, variables};
 
 /// One thing that a result depends on. Paths are templates.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -267,7 +267,7 @@ impl Input {
             Input::Env(name) => format!("environment variable {name} changed"),
             Input::EnvNamedBy(t) => format!("variables that {} may read changed", readable(t)),
             Input::Program(name) => format!("{name} in PATH is another"),
-            Input::Bound(_) => "the result contains the path of another checkout".into(),
+            Input::Bound(token) => format!("the result belongs to another {}", prefixes::in_words(*token)),
             Input::Width => "the terminal's width changed".into(),
             Input::Cpu => "the result is for another processor".into(),
             Input::Host => "the result is for another machine".into(),
