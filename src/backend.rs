@@ -136,6 +136,11 @@ impl Backend {
         }
     }
 
+    /// A directory for what is gone when this process ends.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.config.cache_dir.join("scratch")
+    }
+
     /// Where what observing needs is kept.
     pub fn trace_dir(&self) -> PathBuf {
         self.config.trace_dir()

@@ -4,6 +4,7 @@
 
 mod compiler;
 mod script;
+mod shadow;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

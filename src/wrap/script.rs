@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use kache_wrapper::cache::Outcome;
 use kache_wrapper::compile::{self, Observed};
 use kache_wrapper::evidence::Scene;
-use kache_wrapper::finish::Left;
+use kache_wrapper::finish::{Left, Seen};
 use kache_wrapper::lookup::Miss;
 use kache_wrapper::script::{Script, outputs};
 
-use super::{Action, hex};
+use super::{Action, hex, shadow};
 
 impl Action {
     /// Returns its status as `wait(2)` gave it.
@@ -38,9 +38,15 @@ impl Action {
             is_script: true,
             started_ns: ran.started_ns,
         };
-        let seen = self.seen(observed.account(), &scene);
+        let mut seen = self.seen(observed.account(), &scene);
         match outputs::collect(&script.out_dir) {
             Ok(found) => {
+                if let Seen::Evidence(evidence) = &mut seen
+                    && !self.was_used
+                    && shadow::shows(&self.backend.scratch_dir(), &self.inv, script, &ran, evidence, &found)
+                {
+                    evidence.asked.clear();
+                }
                 let given = super::given(&self.inv);
                 self.store(miss, Left { ran, seen, found, was_used: self.was_used, given });
             }

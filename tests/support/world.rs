@@ -162,22 +162,33 @@ impl World {
         command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("TMPDIR", self.root());
         command.env("HOME", self.root()).env("KACHE_CACHE_DIR", self.cache());
         command.env("KACHE_DAEMON_IDLE_TIMEOUT", if self.mounted() { "10m" } else { "0" });
-        command.env("STORY_LOG", self.rustc_log()).env("STORY_RUSTC", self.real_rustc());
+        command.env("KACHE_STORY_LOG", self.rustc_log()).env("KACHE_STORY_RUSTC", self.real_rustc());
         command.current_dir(self.root());
         if let Some(user) = self.0.user {
             command.uid(user).gid(user);
         }
-        // What the shim of the compiler notes is no file that the compiler writes: it has it open from the beginning.
-        let log =
-            fs::OpenOptions::new().append(true).create(true).open(self.rustc_log()).expect("our own file");
-        // SAFETY: between fork and exec, only a system call.
+        // What compilers and build scripts note for a test is no file that they write: they have it open from the beginning.
+        let open = |path| fs::OpenOptions::new().append(true).create(true).open(path).expect("our own file");
+        let logs = [(open(self.script_log()), 8), (open(self.rustc_log()), 9)];
+        // SAFETY: between fork and exec, only system calls.
         unsafe {
-            command.pre_exec(move || match libc::dup2(log.as_raw_fd(), 9) {
-                9 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
+            command.pre_exec(move || {
+                // Away from where they will be, first.
+                let far = logs
+                    .each_ref()
+                    .map(|(log, fd)| (libc::fcntl(log.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 20), *fd));
+                far.iter().try_for_each(|(log, fd)| match libc::dup2(*log, *fd) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    _ => Ok(()),
+                })
             });
         }
         command
+    }
+
+    /// What build scripts write into descriptor 8.
+    pub fn script_log(&self) -> PathBuf {
+        self.root().join("scripts.log")
     }
 
     /// Gives everything in `dir` to the user of this world, but for what is mounted there: root itself may not look
@@ -211,7 +222,7 @@ impl World {
              case $arg in @*) name=argfile;; esac\n  last=$arg\ndone\n\
              case \"$*\" in *kache-probe*) name=query;; esac\n\
              { printf '%s\\t%s\\n' \"$name\" \"$PWD\" >&9; } 2>/dev/null ||\n  \
-             printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$STORY_LOG\"\nexec \"$STORY_RUSTC\" \"$@\"\n";
+             printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$KACHE_STORY_LOG\"\nexec \"$KACHE_STORY_RUSTC\" \"$@\"\n";
         fs::create_dir(self.root().join("shim")).expect("our own directory");
         fs::write(self.shim(), script).expect("our own directory");
         fs::set_permissions(self.shim(), fs::Permissions::from_mode(0o755)).expect("our own directory");

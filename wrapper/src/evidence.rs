@@ -127,7 +127,7 @@ impl Scene<'_> {
             || object
                 .parent()
                 .is_some_and(|dir| dir.join("rustup").exists() && same_file(object, &dir.join("rustup")));
-        if object.starts_with(self.sysroot) || is_rustup {
+        if object.starts_with(self.sysroot) || is_rustup || in_toolchain(object) {
             Whose::Toolchain
         } else if std::env::current_exe().is_ok_and(|own| own == object) {
             Whose::Kache
@@ -512,7 +512,7 @@ impl Reader<'_> {
             return Ok(());
         }
         // What runs a compiler says nothing about what it makes.
-        if how == How::Read && program == Whose::Toolchain && is_runtime(path) {
+        if matches!(how, How::Read | How::Absent) && program == Whose::Toolchain && is_runtime(path) {
             return Ok(());
         }
         if let Some(input) = of_system_state(path) {
@@ -537,6 +537,13 @@ impl Reader<'_> {
             if how != How::Exec {
                 return Ok(());
             }
+        }
+        // Settings are looked for in one directory above the other.
+        if how == How::Absent
+            && let Some(name) = self.above_checkout(path)
+        {
+            self.inputs.insert(Input::NowhereAbove(name));
+            return Ok(());
         }
         let template = scene.prefixes.template_path(path);
         let in_target = matches!(template.get(1), Some(&t) if template[0] == MARK && [TARGET, HOST].contains(&(t as char)));
@@ -599,12 +606,26 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// A path in a directory that the checkout lies in, from there.
+    fn above_checkout(&self, path: &Path) -> Option<Vec<u8>> {
+        let prefixes = self.scene.prefixes;
+        let root = prefixes.get(PACKAGE).or(prefixes.get(WORKSPACE))?;
+        if is_of_the_system(path) || tokens(&prefixes.template_path(path)).iter().any(|t| *t != HOME) {
+            return None;
+        }
+        let dir = root.ancestors().skip(1).find(|dir| path.starts_with(dir))?;
+        Some(path.strip_prefix(dir).ok()?.as_os_str().as_bytes().to_vec())
+    }
+
     /// A path that no token stands for means this very file, also for another checkout: then the result is for this
     /// checkout only, unless it is a file of the system.
     fn is_foreign(&self, template: &[u8], path: &Path) -> bool {
         let known = template.first() == Some(&MARK)
             && template.get(1).is_some_and(|t| ![HOME, AROUND].contains(&(*t as char)));
-        !known && !is_of_the_system(path) && !self.path_dirs.iter().any(|dir| path.parent() == Some(dir))
+        !known
+            && !is_of_the_system(path)
+            && !in_toolchain(path)
+            && !self.path_dirs.iter().any(|dir| path.parent() == Some(dir))
     }
 
     /// Something in a directory of crates: they are in the key by content, whichever of them the compiler looks at.
@@ -683,6 +704,11 @@ pub fn tokens(template: &[u8]) -> BTreeSet<char> {
 /// Is a result that is bound to these of use where the checkout lies elsewhere?
 pub fn is_of_checkout(token: char) -> bool {
     token != CARGO_HOME
+}
+
+/// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
+fn in_toolchain(path: &Path) -> bool {
+    path.ancestors().skip(1).any(|dir| dir.join("lib/rustlib").is_dir())
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -831,7 +857,8 @@ fn is_runtime(path: &Path) -> bool {
         b"ld-",
     ];
     let name = path.file_name().unwrap_or_default().as_bytes();
-    is_of_the_system(path) && (NAMES.iter().any(|n| name.starts_with(n)) || name.starts_with(b"libstdc++.so"))
+    name.starts_with(b"libLLVM")
+        || (NAMES.iter().any(|n| name.starts_with(n)) || name.starts_with(b"libstdc++.so"))
 }
 
 /// Does a path stand in a text, as a whole or as the head of a path?

@@ -39,4 +39,4 @@ mod toolchain;
 mod tree;
 mod variables;
 
-pub use prefixes::MARK;
+pub use prefixes::{MARK, Prefixes};

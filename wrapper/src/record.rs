@@ -21,6 +21,8 @@ pub enum Input {
     File(Vec<u8>),
     /// There is nothing at this path.
     Absent(Vec<u8>),
+    /// No directory above the checkout has this.
+    NowhereAbove(Vec<u8>),
     /// There is something: a directory, or a file of this size that may be executed or not.
     Exists(Vec<u8>),
     /// Names in a directory.
@@ -166,6 +168,18 @@ impl Input {
                 },
                 None => None,
             },
+            Input::NowhereAbove(name) => {
+                let root = prefixes.get(prefixes::PACKAGE).or(prefixes.get(prefixes::WORKSPACE));
+                let mut found = Vec::new();
+                for dir in root.into_iter().flat_map(|root| root.ancestors().skip(1)) {
+                    let path = dir.join(OsStr::from_bytes(name));
+                    if cache.stat(&path).ok().flatten().is_some() {
+                        found.extend_from_slice(path.as_os_str().as_bytes());
+                        found.push(0);
+                    }
+                }
+                Some(found)
+            }
             Input::Exists(t) => match at(t) {
                 Some(path) => match cache.stat(&path)? {
                     Some(id) if id.is_dir => Some(vec![1]),
@@ -225,6 +239,7 @@ impl Input {
         match self {
             Input::File(_) => "file",
             Input::Absent(_) => "absent",
+            Input::NowhereAbove(_) => "above",
             Input::Exists(_) => "exists",
             Input::Listing(_) => "listing",
             Input::Link(_) => "link",
@@ -244,6 +259,7 @@ impl Input {
         match self {
             Input::File(t)
             | Input::Absent(t)
+            | Input::NowhereAbove(t)
             | Input::Exists(t)
             | Input::Listing(t)
             | Input::Link(t)
@@ -260,6 +276,7 @@ impl Input {
         match self {
             Input::File(t) => format!("{} changed", readable(t)),
             Input::Absent(t) => format!("{} appeared", readable(t)),
+            Input::NowhereAbove(t) => format!("{} above the checkout appeared or went", readable(t)),
             Input::Exists(t) => format!("{} is another", readable(t)),
             Input::Listing(t) => format!("names in {} changed", readable(t)),
             Input::Link(t) | Input::Real(t) => format!("{} leads elsewhere", readable(t)),

@@ -66,6 +66,7 @@ const SESSION: &[&str] = &[
     "CARGO",
     "RUSTDOC",
     "CARGO_HOME",
+    "CI",
     "NO_COLOR",
     "CLICOLOR",
     "CLICOLOR_FORCE",

@@ -26,14 +26,14 @@ impl Kit {
     }
 
     fn log(&self) -> PathBuf {
-        self.world.root().join("kit/asked")
+        self.world.script_log()
     }
 
     /// Another compiler, with some text more.
     fn install(&self, more: &str) {
         let kit = self.world.root().join("kit");
         let text = format!(
-            "#!/bin/sh\necho \"$*\" >> {}\n[ \"$*\" != '--print sysroot' ] || {{ echo {}; exit; }}\n\
+            "#!/bin/sh\n{{ echo \"$*\" >&8; }} 2>/dev/null || echo \"$*\" >> {}\n[ \"$*\" != '--print sysroot' ] || {{ echo {}; exit; }}\n\
              exec {} \"$@\"\n{more}",
             self.log().display(),
             kit.display(),

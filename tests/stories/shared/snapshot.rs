@@ -45,7 +45,8 @@ fn a_fresh_clone_on_another_machine_has_nothing_to_build() {
     let (one, two) = (mounted(), mounted());
     let first = donor(&one, &server);
     let second = machine(&two, "deeper/second", &server);
-    assert!(mount(&second).contains("9 of 9 units fresh"));
+    let mounted = mount(&second);
+    assert!(mounted.contains("9 of 9 units fresh"), "{mounted}");
     second.cargo("build").ok().fresh();
     let seen = server.seen();
     assert_eq!((seen.len(), about(&seen, "snapshots")), (2, 2), "a list and the snapshot: {seen:?}");
