@@ -295,7 +295,9 @@ impl Reader<'_> {
             if self.counts(name, is_own, variable.process == 0 && object == Whose::User) {
                 names.insert(name.to_owned());
             }
+            // What `PATH` is for is seen by where programs were looked for.
             if object == Whose::User
+                && name != "PATH"
                 && let Some(value) = self.scene.inv.var(name)
             {
                 self.ask_for_value(value.as_bytes());
