@@ -59,7 +59,10 @@ fn judge(
     env: &[(OsString, OsString)],
 ) -> Result<(), &'static str> {
     let names: Vec<[u8; 32]> = match unit.kind {
-        Kind::Compile => survey.compiled(unit).into_iter().map(|(_, file)| file.hash).collect(),
+        Kind::Compile => {
+            let outputs = survey.compiled(unit).into_iter();
+            outputs.map(|(path, file)| Proof::name_of_output(&file.hash, &tree::split(path).1)).collect()
+        }
         Kind::RunBuildScript => survey.run_name_among(all, unit).into_iter().collect(),
         Kind::Doc => return Ok(()),
     };

@@ -176,10 +176,7 @@ impl<'a> Survey<'a> {
         for unit in units.map(|at| &self.units[at]) {
             for (path, file) in self.compiled(unit) {
                 if is_dynamic(path) || unit.name.starts_with("build-script-") {
-                    texts.push(match self.store.fact(machine::WORDS, &file.hash).ok().flatten() {
-                        Some(known) => known,
-                        None => machine::words_of(&self.store.read_blob(&file.hash)?),
-                    });
+                    texts.push(self.store.words(&file.hash)?);
                 }
             }
         }

@@ -131,6 +131,10 @@ impl Store {
         let Some((invocation, record)) = found else { return Ok(None) };
         let mut facts = Vec::new();
         for output in &entry.outputs {
+            // Whoever takes a whole target directory asks what macros and build scripts may read.
+            if matches!(entry.kind.as_str(), "proc-macro" | "build-script") && self.is_on_disk(&output.blob) {
+                self.words(&output.blob)?;
+            }
             facts.extend(self.facts_of(&output.blob)?);
         }
         let publication = Publication { invocation: InvocationKey(invocation), record, key: *key, entry };
@@ -165,6 +169,16 @@ impl Store {
             }
             tx.commit()
         })
+    }
+
+    /// Words of a program or macro that may be variables.
+    pub fn words(&self, blob: &Hash) -> Result<Vec<u8>> {
+        if let Some(known) = self.find_fact(machine::WORDS, blob)? {
+            return Ok(known);
+        }
+        let words = machine::words_of(&self.read_blob(blob)?);
+        self.pending().facts.insert((machine::WORDS, *blob), words.clone());
+        Ok(words)
     }
 
     /// What is known of an output's content and true on every machine.

@@ -227,7 +227,8 @@ fn a_build_script_that_declares_nothing_is_fresh_if_its_package_is_the_same() {
             let changed = copy(&donor, &name(&format!("changed-{n}")));
             changed.sh(change);
             let said = fork(&donor, &changed);
-            assert!(said.contains("declares no inputs") || said.contains("is different"), "{change}: {said}");
+            let reasons = ["declares no inputs", "is different", "something that it read is another here"];
+            assert!(reasons.iter().any(|reason| said.contains(reason)), "{change}: {said}");
             changed.cargo("build").ok();
             let words = changed.read("b/words.txt");
             assert_eq!(changed.prints("target/debug/a").trim(), words.trim());

@@ -323,7 +323,11 @@ impl Reader<'_> {
                     let has_table = self.is_interpreter(n) && !self.is_shell(n);
                     let mentioned =
                         variables::mentioned(&text, has_table).ok_or("it read the whole environment")?;
-                    names.extend(mentioned.into_iter().filter(|name| self.counts(name, true, false)));
+                    // A shell knows where it is by itself.
+                    let is_own = |name: &str| name == "PWD" || name == "OLDPWD";
+                    let wanted =
+                        mentioned.into_iter().filter(|name| !is_own(name) && self.counts(name, true, false));
+                    names.extend(wanted);
                 }
             }
         }

@@ -141,7 +141,9 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
         }
         Work::Compile(_) => {
             for output in &entry.outputs {
-                proof.keep(cache, &output.blob)?;
+                if let Dest::OutDir(file) = &output.dest {
+                    proof.keep(cache, &Proof::name_of_output(&output.blob, file))?;
+                }
             }
         }
     }

@@ -8,9 +8,9 @@ use crate::args::{Compile, Keyed};
 use crate::cache::{Cache, FileId, Invocation, InvocationKey, Result, Settings};
 use crate::closure::Closure;
 use crate::hasher::{Hasher, Parts, differences};
-use crate::prefixes::{CARGO_HOME, Prefixes, RUST_SRC, TARGET, WORKSPACE};
+use crate::prefixes::{CARGO_HOME, Prefixes, REPOSITORY, RUST_SRC, TARGET, WORKSPACE};
 use crate::toolchain::{self, Toolchain};
-use crate::{host, variables};
+use crate::{host, script, variables};
 
 /// Changes whenever the recipe below, the records or the entries change meaning: old entries become unreachable.
 pub(crate) const RECIPE: &str = "kache 2";
@@ -85,7 +85,7 @@ fn hash(
     // The user's own replacing of paths goes on as it is, and none of ours can be told from it.
     let has_own = compile.keyed.iter().any(|arg| matches!(arg, Keyed::Literal(text) if is_remap(text)));
     let remap = settings.path_remap && !compile.has_codegen("instrument-coverage") && !has_own;
-    let prefixes = prefixes(inv, compile, &toolchain);
+    let prefixes = prefixes(cache, inv, compile, &toolchain)?;
 
     h.field("recipe", RECIPE.as_bytes());
     h.field("salt", settings.key_salt.as_bytes());
@@ -180,7 +180,12 @@ fn is_remap(arg: &OsStr) -> bool {
 }
 
 /// This machine's paths, and how outputs show them. Documented in docs/portable-builds.md.
-fn prefixes(inv: &Invocation, compile: &Compile, toolchain: &Toolchain) -> Prefixes {
+fn prefixes(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    compile: &Compile,
+    toolchain: &Toolchain,
+) -> Result<Prefixes> {
     let mut p = Prefixes::default();
     let about = &toolchain.about;
     let rust_src = about.sysroot.join("lib/rustlib/src/rust");
@@ -196,13 +201,16 @@ fn prefixes(inv: &Invocation, compile: &Compile, toolchain: &Toolchain) -> Prefi
         // Of a path dependency outside of the workspace, which cargo names by its whole path, programs and messages say
         // where it really is.
         p.add(WORKSPACE, &inv.cwd, if compile.source.is_absolute() { "" } else { "." });
+        if let Some(root) = script::workspace(cache, &inv.cwd)?.filter(|root| *root != inv.cwd) {
+            p.add(REPOSITORY, &root, "");
+        }
     }
     if let Some(dir) = profile_dir(&compile.out_dir) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         p.add(TARGET, dir, format!("./target/{name}"));
         p.add_alias(TARGET);
     }
-    p
+    Ok(p)
 }
 
 /// `target/debug` of `target/debug/deps`, `target/debug/examples` or `target/debug/build/pkg-hash`.

@@ -56,6 +56,8 @@ pub const SYSROOT: char = 'S';
 /// thing for another checkout.
 pub const HOME: char = 'U';
 pub const AROUND: char = 'V';
+/// The repository around a workspace.
+pub const REPOSITORY: char = 'G';
 /// Library sources that come with the toolchain.
 pub const RUST_SRC: char = 'R';
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
+use crate::hasher::Hasher;
 use crate::lookup::Miss;
 use crate::prefixes::Prefixes;
 use crate::record::{Here, InputRecord};
@@ -43,7 +44,13 @@ impl Proof {
         }
     }
 
-    /// `name` is the hash of an output, or what names a run of a build script.
+    /// What names an output: empty files, too, belong to one action each.
+    pub fn name_of_output(blob: &[u8; 32], file: &[u8]) -> [u8; 32] {
+        let file = file.strip_suffix(b".real").unwrap_or(file);
+        Hasher::new("output").field("blob", blob).field("file", file).finish()
+    }
+
+    /// `name` names an output, or a run of a build script.
     pub fn keep(&self, cache: &dyn Cache, name: &[u8; 32]) -> Result<()> {
         cache.set_fact(SPACE, name, &postcard::to_stdvec(self)?)
     }

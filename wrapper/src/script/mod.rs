@@ -382,7 +382,7 @@ fn up(path: &Path, steps: usize) -> Option<&Path> {
 }
 
 /// The checkout that a package belongs to: its repository, or its workspace.
-fn workspace(cache: &dyn Cache, package: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn workspace(cache: &dyn Cache, package: &Path) -> Result<Option<PathBuf>> {
     let mut locked = None;
     for dir in package.ancestors() {
         if cache.stat(&dir.join(".git"))?.is_some() {
