@@ -18,9 +18,9 @@ use kache_wrapper::script::Script;
 use kache_wrapper::script::outputs::{self, Found};
 
 /// A script that took longer is not run twice.
-const QUICK: Duration = Duration::from_millis(500);
+const QUICK: Duration = Duration::from_secs(1);
 /// One that takes so much longer the second time does something else.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Does a second run show that the result is the same wherever `OUT_DIR` lies?
 pub fn shows(

@@ -588,7 +588,9 @@ impl Reader<'_> {
                 return Ok(());
             }
             How::Link | How::Resolve if in_target => {
-                self.ask(path);
+                if object == Whose::User {
+                    self.ask(path);
+                }
                 return Ok(());
             }
             How::Link => Input::Link(template.clone()),

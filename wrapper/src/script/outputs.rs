@@ -97,6 +97,7 @@ fn look(file: &Path, inner: PathBuf, meta: &std::fs::Metadata) -> io::Result<Fou
     if meta.is_symlink() {
         found.link = std::fs::read_link(file)?.into_os_string().into_vec();
         found.node = Node::Link;
+        found.changed_ns = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
         return Ok(found);
     }
     if !meta.is_file() {
