@@ -287,8 +287,9 @@ fn given(inv: &Invocation) -> Vec<OsString> {
     let own =
         std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id())).unwrap_or_default();
     let own: HashSet<&[u8]> = own.split(|b| *b == 0).collect();
+    // `cargo clippy` tells it to cargo, and so does the next one.
     let is_own = |name: &OsStr, value: &OsStr| {
-        own.contains([name.as_bytes(), b"=", value.as_bytes()].concat().as_slice())
+        name != "CLIPPY_ARGS" && own.contains([name.as_bytes(), b"=", value.as_bytes()].concat().as_slice())
     };
     inv.env.iter().filter(|(name, value)| !is_own(name, value)).map(|(name, _)| name.clone()).collect()
 }

@@ -94,7 +94,8 @@ fn moved(path: &Path, from: &Place, to: &Place) -> PathBuf {
     if Some(path) == around(from).as_deref() {
         return around(to).unwrap_or_default();
     }
-    to.path(&from.spot(path)).unwrap_or_else(|| path.to_owned())
+    // What this checkout does not have is nowhere.
+    to.path(&from.spot(path)).unwrap_or_else(|| PathBuf::from("/nonexistent"))
 }
 
 impl Planned<'_> {
