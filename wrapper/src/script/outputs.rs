@@ -168,12 +168,11 @@ pub fn store(
         if file.size <= MAX_TEXT
             && let Some(bytes) = cache.read(&path)?
             && is_text(&bytes)
+            && needles.iter().any(|(_, n)| memmem::find(&bytes, n).is_some())
         {
-            if needles.iter().any(|(_, n)| memmem::find(&bytes, n).is_some()) {
-                let template = template(&bytes, prefixes, &mut stored.bound);
-                stored.texts.push(TextOutput { dest, template });
-                continue;
-            }
+            let template = template(&bytes, prefixes, &mut stored.bound);
+            stored.texts.push(TextOutput { dest, template });
+            continue;
         }
         let executable = file.node == Node::Program;
         // The next run of the script may write into it.
