@@ -373,7 +373,8 @@ impl Campaign {
                 site.checkout.sh(&script);
                 if forked {
                     self.sites[at].checkout.kache_prints("snapshot");
-                    site.checkout.kache_prints("fork");
+                    // Where a donor is not known as one of the same project, there is nothing to fork.
+                    site.checkout.kache(&["fork"]);
                 }
                 self.sites.push(Site { built: forked, ..site });
                 format!("{to}: {} of {name}", if forked { "fork" } else { "copy" })

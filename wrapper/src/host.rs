@@ -1,21 +1,15 @@
 //! This machine: its processor, system and name, as far as results may depend on them.
 
-use std::sync::OnceLock;
-
 /// Model and features of this processor. `None` where it is not known how to tell.
 pub fn cpu() -> Option<Vec<u8>> {
-    static CPU: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    CPU.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-        let first = text.split("\n\n").next()?;
-        let counts = |line: &&str| {
-            ["vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU"]
-                .iter()
-                .any(|name| line.starts_with(name))
-        };
-        Some(first.lines().filter(counts).collect::<Vec<_>>().join("\n").into_bytes())
-    })
-    .clone()
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let first = text.split("\n\n").next()?;
+    let counts = |line: &&str| {
+        ["vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    };
+    Some(first.lines().filter(counts).collect::<Vec<_>>().join("\n").into_bytes())
 }
 
 /// What tells this machine from others. `None` where that is not known.
