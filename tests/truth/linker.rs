@@ -95,7 +95,7 @@ fn scripts_for_bfd() {
 }
 
 /// An object with a note, which tells who linked.
-const NOTES: &str = "note() { printf '.section .note.by,\"a\",@note\\n.ascii \"by-%s\"\\n.byte 0\\n' $1 > $1.s; cc -c $1.s -o $T/$1.o; }; \
+const NOTES: &str = "note() { printf '.section .note.by,\"a\",@note\\n.ascii \"by-%s\"\\n.byte 0\\n' $1 > $1.s; /usr/bin/cc -c $1.s -o $T/$1.o; }; \
                      note one; note two; tool() { mkdir -p \"$(dirname \"$1\")\"; printf '#!/bin/bash\\nunset LD_PRELOAD\\nexec %s\\n' \"$2\" > \"$1\"; chmod +x \"$1\"; }; ";
 const BY: &str = "readelf -p .note.by \"$D/program\" | grep -o 'by-[a-z]*' || echo nobody";
 

@@ -73,12 +73,6 @@ fn compiled_tools() {
                 .change(&format!("{LIB} lib 2 libvalue.so")),
         )
         .add(
-            runs("library_in_front", "\"mtool\"")
-                .file("t.c", MAIN)
-                .before(&format!("{LIB} mkdir -p $T/bin a b; lib 1 b/libvalue.so; cc t.c -o $T/bin/mtool -Lb -lvalue -Wl,-rpath,$PWD/a:$PWD/b"))
-                .change(&format!("{LIB} lib 2 a/libvalue.so")),
-        )
-        .add(
             runs("opened", "\"otool\", &format!(\"{}/plug.so\", here().display())")
                 .file("t.c", OPENS)
                 .before(&format!("{LIB} mkdir -p $T/bin; lib 1 plug.so; cc t.c -o $T/bin/otool"))
