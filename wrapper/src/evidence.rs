@@ -323,10 +323,16 @@ impl Reader<'_> {
                     let has_table = self.is_interpreter(n) && !self.is_shell(n);
                     let mentioned =
                         variables::mentioned(&text, has_table).ok_or("it read the whole environment")?;
-                    // A shell knows where it is by itself.
+                    // A shell knows where it is by itself; what a script makes of that cannot be seen.
                     let is_own = |name: &str| name == "PWD" || name == "OLDPWD";
-                    let wanted =
-                        mentioned.into_iter().filter(|name| !is_own(name) && self.counts(name, true, false));
+                    let names_it = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
+                    if self.scene.is_script && (names_it(b"PWD") || names_it(b"pwd")) {
+                        self.ask(&self.scene.inv.cwd.clone());
+                    }
+                    let wanted: Vec<String> = mentioned
+                        .into_iter()
+                        .filter(|name| !is_own(name) && self.counts(name, true, false))
+                        .collect();
                     names.extend(wanted);
                 }
             }
