@@ -12,7 +12,7 @@ use kache_trace::{Account, How, What};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Invocation, Node};
-use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, Prefixes, TARGET, WORKSPACE};
+use crate::prefixes::{AROUND, HOME, HOST, MARK, PACKAGE, Prefixes, TARGET, WORKSPACE};
 use crate::record::{Input, MAX_INPUTS};
 use crate::variables;
 
@@ -713,11 +713,6 @@ pub fn tokens(template: &[u8]) -> BTreeSet<char> {
         .filter(|t| t.is_ascii_uppercase())
         .filter(counts)
         .collect()
-}
-
-/// Is a result that is bound to these of use where the checkout lies elsewhere?
-pub fn is_of_checkout(token: char) -> bool {
-    token != CARGO_HOME
 }
 
 /// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
