@@ -108,6 +108,7 @@ impl Checkout {
         let mut command = self.world.command(program);
         command.current_dir(&self.dir).env("HOME", &self.home).env("CARGO_HOME", self.home.join("cargo"));
         command.env("CARGO_NET_OFFLINE", "true").env("CARGO_TERM_COLOR", "never");
+        command.env("KACHE_STORY_HERE", &self.dir);
         command.env("RUSTC", self.world.shim()).env("RUSTC_WRAPPER", self.world.kache_program());
         for (name, value) in &self.env {
             match value {

@@ -156,9 +156,7 @@ fn compilers(checkout: &Checkout) -> Vec<String> {
     String::from_utf8_lossy(&log)
         .lines()
         .filter_map(|line| line.split_once('\t'))
-        .filter(|(name, cwd)| {
-            *name != "query" && *name != "___" && std::path::Path::new(cwd).starts_with(&*here)
-        })
+        .filter(|(name, of)| *name != "query" && *name != "___" && *of == here)
         .map(|(name, _)| name.to_owned())
         .collect()
 }

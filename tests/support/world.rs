@@ -215,14 +215,14 @@ impl World {
         self.root().join("shim/rustc")
     }
 
-    /// A compiler that tells that it was started, and where.
+    /// A compiler that tells that it was started, and for which checkout.
     fn write_shim(&self) {
         // The same bytes in every world: it is a part of the compiler that they may share.
         let script = "#!/bin/sh\nname=query; last=\nfor arg do\n  [ \"$last\" = --crate-name ] && name=$arg\n  \
              case $arg in @*) name=argfile;; esac\n  last=$arg\ndone\n\
              case \"$*\" in *kache-probe*) name=query;; esac\n\
-             { printf '%s\\t%s\\n' \"$name\" \"$PWD\" >&9; } 2>/dev/null ||\n  \
-             printf '%s\\t%s\\n' \"$name\" \"$PWD\" >> \"$KACHE_STORY_LOG\"\nexec \"$KACHE_STORY_RUSTC\" \"$@\"\n";
+             { printf '%s\\t%s\\n' \"$name\" \"$KACHE_STORY_HERE\" >&9; } 2>/dev/null ||\n  \
+             printf '%s\\t%s\\n' \"$name\" \"$KACHE_STORY_HERE\" >> \"$KACHE_STORY_LOG\"\nexec \"$KACHE_STORY_RUSTC\" \"$@\"\n";
         fs::create_dir(self.root().join("shim")).expect("our own directory");
         fs::write(self.shim(), script).expect("our own directory");
         fs::set_permissions(self.shim(), fs::Permissions::from_mode(0o755)).expect("our own directory");

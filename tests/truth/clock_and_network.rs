@@ -36,7 +36,9 @@ fn chance() {
 /// A file that never exists means *always* to cargo, in the same target directory, too.
 #[test]
 fn always() {
-    const COUNT: &str = "let n: u32 = text(env::var(\"COUNTER\").unwrap()).parse().unwrap_or(0) + 1; fs::write(env::var(\"COUNTER\").unwrap(), n.to_string()).unwrap(); set(n.to_string());";
+    // Each counts in a file of its own: they run at once.
+    const COUNT: &str = "let count = format!(\"{}.{}\", env::var(\"COUNTER\").unwrap(), env::var(\"CARGO_PKG_NAME\").unwrap()); \
+        let n: u32 = text(&count).parse().unwrap_or(0) + 1; fs::write(&count, n.to_string()).unwrap(); set(n.to_string());";
     Table::new()
         .env("COUNTER", "$T/count")
         .add(script("missing", &format!("println!(\"cargo:rerun-if-changed=/nonexistent/always\"); {COUNT}")))

@@ -299,19 +299,20 @@ impl Reader<'_> {
         if let Some(rest) = bytes.strip_prefix(b"/proc/") {
             let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
             let (who, what) = rest.split_at(end);
+            if what == b"/cwd" && !who.is_empty() {
+                // Also that of another process, which is most likely the one that started this.
+                return self.call(Call {
+                    what: What::WorkingDirectory,
+                    process: access.process,
+                    object: access.object,
+                });
+            }
             if who == b"self" || who == b"thread-self" || who == pid.to_string().as_bytes() {
                 let process = &mut self.account.processes[access.process as usize];
                 match (what, access.how) {
                     (b"/exe", How::Link | How::Resolve) => access.path = "/proc/self/exe".into(),
                     (b"/exe", How::Read) => access.path = process.program.clone(),
                     (b"/environ", _) => return process.whole_environment = true,
-                    (b"/cwd", _) => {
-                        return self.call(Call {
-                            what: What::WorkingDirectory,
-                            process: access.process,
-                            object: access.object,
-                        });
-                    }
                     _ => return,
                 }
             }

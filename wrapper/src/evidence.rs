@@ -211,7 +211,9 @@ impl Reader<'_> {
                         return Err(format!("it asked for {what}{}", self.by(call.process)));
                     }
                 }
-                What::WorkingDirectory if by_user => self.ask(&self.scene.inv.cwd.clone()),
+                What::WorkingDirectory if by_user || self.tells_paths(call.process) => {
+                    self.ask(&self.scene.inv.cwd.clone());
+                }
                 What::WorkingDirectory => {}
                 What::Host if object == Whose::Toolchain => {}
                 What::Host => drop(self.inputs.insert(Input::Host)),
@@ -250,6 +252,21 @@ impl Reader<'_> {
             return words.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
         }
         true
+    }
+
+    /// May a process that looks where it is tell others? What compilers and their friends make is searched for paths, and
+    /// shells look at each start: their words are.
+    fn tells_paths(&self, process: u32) -> bool {
+        if process == 0 || self.is_first_program(process) {
+            return false;
+        }
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        if self.program(process) == Whose::Toolchain {
+            return name == "cargo";
+        }
+        matches!(&*name, "pwd" | "realpath" | "readlink" | "env")
+            || !is_build_tool(&name) && !self.is_shell(process)
     }
 
     /// Is it a program that the action started, rather than the compiler or script itself?
