@@ -28,6 +28,43 @@ fn a_private_umask() {
     assert_eq!(modes(&c), first);
 }
 
+/// What a script sets has no regard for the umask, and what it only writes has.
+#[test]
+fn permissions_that_a_script_sets() {
+    let world = World::plain();
+    let c = world.project(
+        "project",
+        &[
+            ("Cargo.toml", "[package]\nname = \"modes\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+            ("src/main.rs", "fn main() {}\n"),
+            (
+                "build.rs",
+                "use std::{fs, os::unix::fs::PermissionsExt, process::Command};\nfn main() {\n    \
+                 println!(\"cargo:rerun-if-changed=build.rs\");\n    \
+                 let out = std::path::PathBuf::from(std::env::var(\"OUT_DIR\").unwrap());\n    \
+                 for (name, mode) in [(\"run.sh\", 0o755), (\"shared\", 0o666), (\"private\", 0o600), (\"fixed\", 0o444)] {\n        \
+                 fs::write(out.join(name), name).unwrap();\n        \
+                 fs::set_permissions(out.join(name), fs::Permissions::from_mode(mode)).unwrap();\n    }\n    \
+                 fs::write(out.join(\"names\"), out.to_str().unwrap()).unwrap();\n    \
+                 fs::write(out.join(\"by_tool\"), \"x\").unwrap();\n    \
+                 assert!(Command::new(\"chmod\").arg(\"750\").arg(out.join(\"names\")).arg(out.join(\"by_tool\")).status().unwrap().success());\n    \
+                 fs::write(out.join(\"plain\"), \"x\").unwrap();\n}\n",
+            ),
+        ],
+    );
+    let modes = |wrapper: &str, umask: &str| {
+        c.clean_plainly();
+        c.sh(&format!(
+            "umask {umask}; {wrapper} cargo build -q --offline; cd target/debug/build/*/out; stat -c '%a %n' *"
+        ))
+    };
+    for umask in ["022", "077", "002"] {
+        let plain = modes("env -u RUSTC_WRAPPER", umask);
+        assert!(plain.contains("755 run.sh") && plain.contains("750 by_tool"), "{plain}");
+        assert_eq!(modes("", umask), plain, "umask {umask}");
+    }
+}
+
 /// A file above the checkout that somebody else wrote.
 #[test]
 fn settings_of_another_user() {

@@ -105,6 +105,7 @@ pub mod how {
     pub const EXEC: u8 = 6;
     pub const WRITE: u8 = 7;
     pub const REMOVE: u8 = 8;
+    pub const MODE: u8 = 9;
 }
 
 pub mod what {

@@ -146,8 +146,8 @@ hooks! {
     fn mkfifoat(real, from; dir: c_int, p: P, mode: c_uint) -> c_int { does!(WRITE, from, dir, p, real(dir, p, mode)) }
     fn truncate(real, from; p: P, len: i64) -> c_int { truncated(from, p, real(p, len)) }
     fn truncate64(real, from; p: P, len: i64) -> c_int { truncated(from, p, real(p, len)) }
-    fn chmod(real, from; p: P, mode: c_uint) -> c_int { does!(WRITE, from, AT_FDCWD, p, real(p, mode)) }
-    fn fchmodat(real, from; dir: c_int, p: P, mode: c_uint, flags: c_int) -> c_int { does!(WRITE, from, dir, p, real(dir, p, mode, flags)) }
+    fn chmod(real, from; p: P, mode: c_uint) -> c_int { does!(MODE, from, AT_FDCWD, p, real(p, mode)) }
+    fn fchmodat(real, from; dir: c_int, p: P, mode: c_uint, flags: c_int) -> c_int { does!(MODE, from, dir, p, real(dir, p, mode, flags)) }
     fn chown(real, from; p: P, user: c_uint, group: c_uint) -> c_int { does!(WRITE, from, AT_FDCWD, p, real(p, user, group)) }
     fn lchown(real, from; p: P, user: c_uint, group: c_uint) -> c_int { does!(WRITE, from, AT_FDCWD, p, real(p, user, group)) }
     fn fchownat(real, from; dir: c_int, p: P, user: c_uint, group: c_uint, flags: c_int) -> c_int { does!(WRITE, from, dir, p, real(dir, p, user, group, flags)) }

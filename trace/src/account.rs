@@ -65,6 +65,8 @@ pub enum How {
     Write,
     /// Unlinked, removed, renamed from.
     Remove,
+    /// Its permissions were set (chmod).
+    Mode,
 }
 
 /// An environment variable that was asked for by name.

@@ -50,7 +50,7 @@ fn records(bytes: &[u8]) -> (Vec<Record<'_>>, bool) {
     (records, whole)
 }
 
-const HOWS: [How; 9] = [
+const HOWS: [How; 10] = [
     How::Read,
     How::List,
     How::Stat,
@@ -60,6 +60,7 @@ const HOWS: [How; 9] = [
     How::Exec,
     How::Write,
     How::Remove,
+    How::Mode,
 ];
 
 /// What the log says of a process besides what is handed out.

@@ -305,10 +305,10 @@ impl Log {
             }
             nr::SYMLINK => path(self, how::WRITE, here, a[1]),
             nr::SYMLINKAT => path(self, how::WRITE, a[1] as i32, a[2]),
-            nr::MKDIR | nr::MKNOD | nr::CHMOD | nr::CHOWN => path(self, how::WRITE, here, a[0]),
-            nr::MKDIRAT | nr::MKNODAT | nr::FCHMODAT | nr::FCHOWNAT | nr::UTIMENSAT => {
-                path(self, how::WRITE, dir, a[1])
-            }
+            nr::MKDIR | nr::MKNOD | nr::CHOWN => path(self, how::WRITE, here, a[0]),
+            nr::CHMOD => path(self, how::MODE, here, a[0]),
+            nr::FCHMODAT => path(self, how::MODE, dir, a[1]),
+            nr::MKDIRAT | nr::MKNODAT | nr::FCHOWNAT | nr::UTIMENSAT => path(self, how::WRITE, dir, a[1]),
             nr::TRUNCATE => {
                 path(self, how::READ, here, a[0]);
                 path(self, how::WRITE, here, a[0]);
@@ -369,7 +369,7 @@ impl Log {
 
     /// Reports `how`, or that it is not there.
     fn look(&mut self, pid: u32, how: u8, path: PathBuf) {
-        let makes = how == how::WRITE;
+        let makes = matches!(how, how::WRITE | how::MODE);
         match fs::symlink_metadata(&path) {
             Err(error) if is_absent(&error) => {
                 if !makes {

@@ -87,6 +87,23 @@ pub enum Node {
     Dir,
     /// A symbolic link; its text is where it leads.
     Link,
+    /// A file whose permissions were set, whatever the umask was.
+    Mode(u16),
+}
+
+impl Node {
+    /// Of a file with these permissions.
+    pub fn of_file(mode: u32) -> Node {
+        if mode & 0o111 != 0 { Node::Program } else { Node::File }
+    }
+
+    pub fn is_executable(self) -> bool {
+        match self {
+            Node::Program => true,
+            Node::Mode(mode) => mode & 0o111 != 0,
+            Node::File | Node::Dir | Node::Link => false,
+        }
+    }
 }
 
 /// A small text output, kept inside the entry with this checkout's paths replaced by tokens (dep-info).

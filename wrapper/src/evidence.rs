@@ -26,6 +26,8 @@ pub struct Evidence {
     pub hidden: bool,
     /// What was written in the action's own directory and is there.
     pub own: Vec<PathBuf>,
+    /// Permissions that were set to what is in its own directory.
+    pub modes: BTreeMap<PathBuf, u16>,
     /// What was written elsewhere, where the action may write.
     pub beside: Vec<Beside>,
 }
@@ -40,12 +42,13 @@ pub struct Beside {
 }
 
 impl Beside {
-    fn of(path: &Path, meta: &std::fs::Metadata) -> Beside {
+    /// `mode_set`: its permissions are not the umask's.
+    fn of(path: &Path, meta: &std::fs::Metadata, mode_set: bool) -> Beside {
         let node = match () {
             () if meta.is_symlink() => Node::Link,
             () if meta.is_dir() => Node::Dir,
-            () if meta.mode() & 0o111 != 0 => Node::Program,
-            () => Node::File,
+            () if mode_set => Node::Mode((meta.mode() & 0o777) as u16),
+            () => Node::of_file(meta.mode()),
         };
         let link = std::fs::read_link(path).map(|to| to.into_os_string().into_vec()).unwrap_or_default();
         Beside { path: path.to_owned(), node, link }
@@ -90,6 +93,7 @@ impl Scene<'_> {
             path_dirs: self.path_dirs(),
             parents: HashMap::new(),
             made: HashSet::new(),
+            modes: HashSet::new(),
             seen: HashSet::new(),
             inputs: BTreeSet::new(),
             foreign: false,
@@ -164,6 +168,8 @@ struct Reader<'a> {
     parents: HashMap<PathBuf, Option<PathBuf>>,
     /// What the action made itself.
     made: HashSet<PathBuf>,
+    /// What was given permissions by somebody who does not go by the umask.
+    modes: HashSet<PathBuf>,
     seen: HashSet<(PathBuf, How)>,
     inputs: BTreeSet<Input>,
     /// Something was read that may be another thing for another checkout.
@@ -406,7 +412,7 @@ impl Reader<'_> {
     fn accesses(&mut self) -> Result<(), Unproven> {
         let account = self.account;
         // What is made in the end may have been looked for before.
-        let written = account.accesses.iter().filter(|a| a.how == How::Write);
+        let written = account.accesses.iter().filter(|a| matches!(a.how, How::Write | How::Mode));
         let written: HashSet<PathBuf> = written.map(|a| self.really(&a.path)).collect();
         let mut outside: BTreeMap<PathBuf, u32> = BTreeMap::new();
         for access in &account.accesses {
@@ -414,7 +420,7 @@ impl Reader<'_> {
                 if access.how == How::Exec {
                     continue;
                 }
-                if !matches!(access.how, How::Write | How::Remove) {
+                if !matches!(access.how, How::Write | How::Mode | How::Remove) {
                     continue;
                 }
             }
@@ -422,7 +428,10 @@ impl Reader<'_> {
             if !self.seen.insert((path.clone(), access.how)) && access.how != How::Link {
                 continue;
             }
-            if access.how == How::Write {
+            if access.how == How::Mode && self.sets_modes(access.process) {
+                self.modes.insert(path.clone());
+            }
+            if matches!(access.how, How::Write | How::Mode) {
                 let was_read =
                     [How::Read, How::List].iter().any(|how| self.seen.contains(&(path.clone(), *how)));
                 if was_read && !self.made.contains(&path) && path.is_file() && !self.is_own(&path) {
@@ -463,6 +472,9 @@ impl Reader<'_> {
             return Ok(());
         }
         if self.is_own(path) {
+            if self.modes.contains(path) && meta.is_file() {
+                self.out.modes.insert(path.to_owned(), (meta.mode() & 0o777) as u16);
+            }
             if path != self.scene.own {
                 self.out.own.push(path.to_owned());
             }
@@ -473,7 +485,7 @@ impl Reader<'_> {
             return Ok(());
         }
         if self.may_write(path) {
-            self.out.beside.push(Beside::of(path, &meta));
+            self.out.beside.push(Beside::of(path, &meta, self.modes.contains(path)));
             return Ok(());
         }
         // A directory that was made again changes nothing.
@@ -481,6 +493,14 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(format!("it wrote {}{}", self.shown(path), self.by(process)))
+    }
+
+    /// Linkers make programs executable as the umask has it.
+    fn sets_modes(&self, process: u32) -> bool {
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        self.program(process) != Whose::Toolchain
+            && (!is_build_tool(&name) || matches!(&*name, "chmod" | "install" | "tar"))
     }
 
     fn is_own(&self, path: &Path) -> bool {
@@ -630,7 +650,7 @@ impl Reader<'_> {
                 Input::Real(template.clone())
             }
             How::Absent => Input::Absent(template.clone()),
-            How::Write | How::Remove => return Ok(()),
+            How::Write | How::Mode | How::Remove => return Ok(()),
         };
         self.foreign |= self.is_foreign(&template, path);
         self.inputs.insert(input);

@@ -319,8 +319,8 @@ pub(crate) fn beside(
             Node::Link => {
                 texts.push(TextOutput { dest, template: script::outputs::template(link, prefixes, bound) })
             }
-            Node::File | Node::Program => {
-                let (executable, sharing) = (*node == Node::Program, Sharing::Copy);
+            Node::File | Node::Program | Node::Mode(_) => {
+                let (executable, sharing) = (node.is_executable(), Sharing::Copy);
                 let ingested = cache.ingest(path, executable, sharing, &patterns)?;
                 let found = needles.iter().zip(&ingested.contains).filter(|(_, found)| **found);
                 bound.extend(found.map(|((token, _), _)| *token));

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::directives::Declared;
 use crate::args::Compile;
 use crate::build::{self, Build};
-use crate::cache::{Cache, Invocation, InvocationKey, Result, Settings};
+use crate::cache::{Cache, Invocation, InvocationKey, Node, Result, Settings};
 use crate::evidence::is_of_the_system;
 use crate::finish::{self, Left, Made, Seen};
 use crate::hasher::Hasher;
@@ -303,7 +303,14 @@ impl Script {
         if let Err(why) = self.add_declared(cache, &declared, &mut record)? {
             return Ok(Err(why));
         }
-        let mut stored = outputs::store(cache, &self.out_dir, &left.found, &self.prefixes, !self.immutable)?;
+        let mut found = left.found.clone();
+        for file in &mut found {
+            let path = self.out_dir.join(OsStr::from_bytes(&file.path));
+            if let Some(mode) = evidence.modes.get(&path).filter(|_| file.node != Node::Link) {
+                file.node = Node::Mode(*mode);
+            }
+        }
+        let mut stored = outputs::store(cache, &self.out_dir, &found, &self.prefixes, !self.immutable)?;
         let stdout = outputs::template(&ran.stdout, &self.prefixes, &mut stored.bound);
         let stderr = outputs::template(&ran.stderr, &self.prefixes, &mut stored.bound);
         let needles: Vec<(char, &[u8])> =

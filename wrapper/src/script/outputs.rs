@@ -36,12 +36,13 @@ pub enum After {
     Dir(PathBuf),
     Link(PathBuf, Vec<u8>),
     Program(PathBuf),
+    Mode(PathBuf, u16),
 }
 
 impl After {
     pub fn path(&self) -> &Path {
         match self {
-            After::Dir(path) | After::Link(path, _) | After::Program(path) => path,
+            After::Dir(path) | After::Link(path, _) | After::Program(path) | After::Mode(path, _) => path,
         }
     }
 }
@@ -103,9 +104,7 @@ fn look(file: &Path, inner: PathBuf, meta: &std::fs::Metadata) -> io::Result<Fou
     if !meta.is_file() {
         return Err(io::Error::other("OUT_DIR holds something that is no file"));
     }
-    if meta.mode() & 0o111 != 0 {
-        found.node = Node::Program;
-    }
+    found.node = Node::of_file(meta.mode());
     let mut head = [0; 6];
     let n = std::fs::File::open(file)?.read(&mut head)?;
     found.packed = is_packed(&head[..n]);
@@ -163,7 +162,7 @@ pub fn store(
                 stored.texts.push(TextOutput { dest, template });
                 continue;
             }
-            Node::File | Node::Program => {}
+            Node::File | Node::Program | Node::Mode(_) => {}
         }
         if file.size <= MAX_TEXT
             && let Some(bytes) = cache.read(&path)?
@@ -174,7 +173,7 @@ pub fn store(
             stored.texts.push(TextOutput { dest, template });
             continue;
         }
-        let executable = file.node == Node::Program;
+        let executable = file.node.is_executable();
         // The next run of the script may write into it.
         let sharing = Sharing::Copy;
         let ingested = cache.ingest(&path, executable, sharing, &patterns)?;
@@ -218,7 +217,11 @@ pub fn placements(
     let mut files = Vec::with_capacity(entry.outputs.len());
     let mut after = Vec::new();
     for output in &entry.outputs {
-        files.push(output.placed_at(place(out_dir, prefixes, &output.dest)?.0));
+        let (path, node) = place(out_dir, prefixes, &output.dest)?;
+        if let Node::Mode(mode) = node {
+            after.push(After::Mode(path.clone(), mode));
+        }
+        files.push(output.placed_at(path));
     }
     for text in &entry.texts {
         let (path, node) = place(out_dir, prefixes, &text.dest)?;
@@ -226,9 +229,11 @@ pub fn placements(
         match node {
             Node::Dir => after.push(After::Dir(path)),
             Node::Link => after.push(After::Link(path, bytes)),
-            Node::File | Node::Program => {
-                if node == Node::Program {
-                    after.push(After::Program(path.clone()));
+            Node::File | Node::Program | Node::Mode(_) => {
+                match node {
+                    Node::Mode(mode) => after.push(After::Mode(path.clone(), mode)),
+                    Node::Program => after.push(After::Program(path.clone())),
+                    _ => {}
                 }
                 files.push(Placement { path, content: Content::Bytes(bytes) });
             }
@@ -290,6 +295,7 @@ pub fn stays_inside(entry: &Entry) -> bool {
             (Node::Link, Some(to)) => leads_inside(path, to),
             (Node::Dir, text) => text.is_some_and(<[u8]>::is_empty),
             (Node::Link, None) => false,
+            (Node::Mode(mode), _) => *mode <= 0o777,
             (Node::File | Node::Program, _) => true,
         };
         if !is_new || !leads_inside {
@@ -351,6 +357,9 @@ pub fn complete(after: &[After]) -> io::Result<()> {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                     _ => symlink(OsStr::from_bytes(to), path)?,
                 }
+            }
+            After::Mode(path, mode) => {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode((*mode & 0o777).into()))?;
             }
             After::Program(path) => {
                 let mode = std::fs::metadata(path)?.mode();
