@@ -1,0 +1,372 @@
+//! Files: what was read is an input, what was written is an output, and some of it is neither.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use kache_trace::How;
+
+use super::places::{
+    in_toolchain, is_noise, is_of_repository, is_of_the_system, is_special, of_system_state, plain, tokens,
+};
+use super::processes::Whose;
+use super::{Beside, Reader, Unproven};
+use crate::prefixes::{AROUND, HOME, HOST, MARK, PACKAGE, TARGET, WORKSPACE};
+use crate::record::Input;
+
+impl Reader<'_> {
+    pub(super) fn accesses(&mut self) -> Result<(), Unproven> {
+        let account = self.account;
+        // What is made in the end may have been looked for before.
+        let written = account.accesses.iter().filter(|a| matches!(a.how, How::Write | How::Mode));
+        let written: HashSet<PathBuf> = written.map(|a| self.really(&a.path)).collect();
+        let mut outside: BTreeMap<PathBuf, u32> = BTreeMap::new();
+        for access in &account.accesses {
+            if self.object(access.object) == Whose::Kache || self.program(access.process) == Whose::Kache {
+                if access.how == How::Exec {
+                    continue;
+                }
+                if !matches!(access.how, How::Write | How::Mode | How::Remove) {
+                    continue;
+                }
+            }
+            let path = self.really(&access.path);
+            if !self.seen.insert((path.clone(), access.how)) && access.how != How::Link {
+                continue;
+            }
+            if access.how == How::Mode && self.sets_modes(access.process) {
+                self.modes.insert(path.clone());
+            }
+            if matches!(access.how, How::Write | How::Mode) {
+                let was_read =
+                    [How::Read, How::List].iter().any(|how| self.seen.contains(&(path.clone(), *how)));
+                if was_read && !self.made.contains(&path) && path.is_file() && !self.is_own(&path) {
+                    return Err(format!("it changed {}, which it read", path.display()));
+                }
+                self.made.insert(path.clone());
+                outside.entry(path).or_insert(access.process);
+                continue;
+            }
+            if access.how == How::Remove {
+                if !self.made.remove(&path)
+                    && !self.is_own(&path)
+                    && !path.exists()
+                    && !self.is_below_made(&path)
+                {
+                    return Err(format!("it removed {}", self.shown(&path)));
+                }
+                continue;
+            }
+            if self.made.contains(&path) || self.is_below_made(&path) {
+                continue;
+            }
+            if matches!(access.how, How::Absent | How::Stat) && written.contains(&path) {
+                continue;
+            }
+            self.input(access.how, &path, access.object, access.process)?;
+        }
+        for (path, process) in outside {
+            self.wrote(&path, process)?;
+        }
+        Ok(())
+    }
+
+    /// Something that was written, if it is still there.
+    pub(super) fn wrote(&mut self, path: &Path, process: u32) -> Result<(), Unproven> {
+        let Ok(meta) = self.scene.at(path).symlink_metadata() else { return Ok(()) };
+        if !(meta.is_file() || meta.is_dir() || meta.is_symlink()) || is_special(path) {
+            return Ok(());
+        }
+        if self.is_own(path) {
+            if self.modes.contains(path) && meta.is_file() {
+                self.out.modes.insert(path.to_owned(), (meta.mode() & 0o777) as u16);
+            }
+            if path != self.scene.own {
+                self.out.own.push(path.to_owned());
+            }
+            return Ok(());
+        }
+        let is_cache = |path: &Path| path.components().any(|c| c.as_os_str() == "__pycache__");
+        if is_cache(path) || self.program(process) == Whose::Kache {
+            return Ok(());
+        }
+        if self.may_write(path) {
+            self.out.beside.push(Beside::of(path, &meta, self.modes.contains(path)));
+            return Ok(());
+        }
+        // A directory that was made again changes nothing.
+        if meta.is_dir() && std::fs::read_dir(path).is_ok_and(|mut d| d.next().is_some()) {
+            return Ok(());
+        }
+        Err(format!("it wrote {}{}", self.shown(path), self.by(process)))
+    }
+
+    pub(super) fn is_own(&self, path: &Path) -> bool {
+        path.starts_with(self.scene.own)
+    }
+
+    /// Is it beside the program in the profile's directory, or named in the arguments?
+    pub(super) fn may_write(&self, path: &Path) -> bool {
+        if let Some(profile) = self.scene.prefixes.get(TARGET)
+            && let Ok(inner) = path.strip_prefix(profile)
+        {
+            let first = inner.components().next().map(Component::as_os_str);
+            return first.is_some_and(|f| f != "build" && f != ".fingerprint" && f != "incremental");
+        }
+        !self.scene.is_script && self.is_named(path)
+    }
+
+    /// Does an argument name this path, or a directory above it that is not the whole checkout?
+    pub(super) fn is_named(&self, path: &Path) -> bool {
+        let cwd = &self.scene.inv.cwd;
+        let above = path.ancestors().take_while(|dir| !cwd.starts_with(dir) && dir.parent().is_some());
+        let mut spelled: Vec<PathBuf> = Vec::new();
+        for dir in above {
+            spelled.push(dir.to_owned());
+            spelled.extend(dir.strip_prefix(cwd).ok().map(Path::to_owned));
+        }
+        self.scene
+            .inv
+            .argv
+            .iter()
+            .any(|arg| spelled.iter().any(|p| occurs_as_path(arg.as_bytes(), p.as_os_str().as_bytes())))
+    }
+
+    pub(super) fn is_below_made(&self, path: &Path) -> bool {
+        path.ancestors().skip(1).any(|dir| self.made.contains(dir))
+    }
+
+    pub(super) fn shown(&self, path: &Path) -> String {
+        let root = [PACKAGE, WORKSPACE]
+            .into_iter()
+            .find_map(|t| path.strip_prefix(self.scene.prefixes.get(t)?).ok());
+        root.unwrap_or(path).display().to_string()
+    }
+
+    pub(super) fn input(&mut self, how: How, path: &Path, object: u32, process: u32) -> Result<(), Unproven> {
+        let scene = self.scene;
+        let is_first = how == How::Exec && process == 0;
+        if path.starts_with(scene.sysroot)
+            || is_noise(path)
+            || is_first
+            || scene.known.iter().any(|k| k == path)
+        {
+            return Ok(());
+        }
+        let (object, program) = (self.object(object), self.program(process));
+        let by_compiler = object != Whose::User && !(scene.is_script && process == 0);
+        if by_compiler && self.is_crate(how, path) {
+            return Ok(());
+        }
+        // What runs a compiler says nothing about what it makes.
+        if matches!(how, How::Read | How::Absent) && program == Whose::Toolchain && is_runtime(path) {
+            return Ok(());
+        }
+        if let Some(input) = of_system_state(path) {
+            match input {
+                Ok(input) if how == How::Read => drop(self.inputs.insert(input)),
+                Err(()) if how == How::Read && program != Whose::Toolchain => {
+                    return Err(format!("it read {}{}", path.display(), self.by(process)));
+                }
+                _ => {}
+            }
+            return Ok(());
+        }
+        if matches!(how, How::Read | How::List | How::Link) && is_of_repository(path) && path.exists() {
+            return Err(format!("it read the state of a repository{}", self.by(process)));
+        }
+        // A program by its bare name: where it was looked for does not matter, but what is found.
+        if matches!(how, How::Absent | How::Stat | How::Exec | How::Link | How::Resolve)
+            && let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+            && self.path_dirs.contains(dir)
+        {
+            self.inputs.insert(Input::Program(name.to_owned()));
+            if how != How::Exec {
+                return Ok(());
+            }
+        }
+        // Settings are looked for in one directory above the other.
+        if how == How::Absent
+            && let Some(name) = self.above_checkout(path)
+        {
+            self.inputs.insert(Input::NowhereAbove(name));
+            return Ok(());
+        }
+        let template = scene.prefixes.template_path(path);
+        let in_target = matches!(template.get(1), Some(&t) if template[0] == MARK && [TARGET, HOST].contains(&(t as char)));
+        let input = match how {
+            How::Read | How::Exec => {
+                let Ok(meta) = path.metadata() else { return Ok(()) };
+                if meta.is_dir() || meta.file_type().is_fifo() || meta.file_type().is_socket() {
+                    return Ok(());
+                }
+                self.unchanged(path, &meta, in_target)?;
+                Input::File(template.clone())
+            }
+            How::List => {
+                if object == Whose::Toolchain {
+                    // The compiler looks through all its search directories for crates.
+                    return Ok(());
+                }
+                if let Ok(meta) = path.metadata() {
+                    self.unchanged(path, &meta, in_target)?;
+                }
+                Input::Listing(template.clone())
+            }
+            How::Stat => {
+                let is_around = scene.own.starts_with(path) || scene.inv.cwd.starts_with(path);
+                match path.metadata() {
+                    Ok(meta) if meta.is_dir() && (is_around || in_target) => return Ok(()),
+                    Ok(meta) if meta.is_file() || meta.is_dir() => Input::Exists(template.clone()),
+                    _ => return Ok(()),
+                }
+            }
+            How::Link if path == Path::new("/proc/self/exe") => {
+                let own = self.account.processes.get(process as usize).map(|p| p.program.clone());
+                if let Some(own) = own.filter(|_| object == Whose::User) {
+                    self.ask(&own);
+                }
+                return Ok(());
+            }
+            How::Link | How::Resolve if in_target => {
+                if object == Whose::User {
+                    self.ask(path);
+                }
+                return Ok(());
+            }
+            How::Link => Input::Link(template.clone()),
+            How::Resolve => {
+                if object == Whose::User {
+                    self.ask(path);
+                    if let Ok(real) = path.canonicalize() {
+                        self.ask(&real);
+                    }
+                }
+                if is_of_the_system(path) || by_compiler {
+                    return Ok(());
+                }
+                Input::Real(template.clone())
+            }
+            How::Absent => Input::Absent(template.clone()),
+            How::Write | How::Mode | How::Remove => return Ok(()),
+        };
+        self.foreign |= self.is_foreign(&template, path);
+        self.inputs.insert(input);
+        Ok(())
+    }
+
+    /// A path in a directory that the checkout lies in, from there.
+    pub(super) fn above_checkout(&self, path: &Path) -> Option<Vec<u8>> {
+        let prefixes = self.scene.prefixes;
+        let root = prefixes.get(PACKAGE).or(prefixes.get(WORKSPACE))?;
+        if is_of_the_system(path) || tokens(&prefixes.template_path(path)).iter().any(|t| *t != HOME) {
+            return None;
+        }
+        let dir = root.ancestors().skip(1).find(|dir| path.starts_with(dir))?;
+        Some(path.strip_prefix(dir).ok()?.as_os_str().as_bytes().to_vec())
+    }
+
+    /// A path that no token stands for means this very file, also for another checkout: then the result is for this
+    /// checkout only, unless it is a file of the system.
+    pub(super) fn is_foreign(&self, template: &[u8], path: &Path) -> bool {
+        let known = template.first() == Some(&MARK)
+            && template.get(1).is_some_and(|t| ![HOME, AROUND].contains(&(*t as char)));
+        !known
+            && !is_of_the_system(path)
+            && !in_toolchain(path)
+            && !self.path_dirs.iter().any(|dir| path.parent() == Some(dir))
+    }
+
+    /// Something in a directory of crates: they are in the key by content, whichever of them the compiler looks at.
+    pub(super) fn is_crate(&self, how: How, path: &Path) -> bool {
+        let in_crates = path.parent().is_some_and(|dir| self.scene.crates.iter().any(|c| c == dir));
+        match how {
+            How::Read | How::Stat | How::Absent | How::Resolve | How::Link => {
+                let name = path.file_name().unwrap_or_default().as_bytes();
+                let is_library =
+                    [&b".rlib"[..], b".rmeta", b".so", b".dylib", b".dll"].iter().any(|e| name.ends_with(e));
+                in_crates && is_library || how != How::Read && self.scene.crates.iter().any(|c| c == path)
+            }
+            _ => false,
+        }
+    }
+
+    /// Did a file change after the action began? What a file system stamps by itself cannot be set back; the times of what
+    /// the store shares between checkouts move with its links.
+    pub(super) fn unchanged(
+        &self,
+        path: &Path,
+        meta: &std::fs::Metadata,
+        in_target: bool,
+    ) -> Result<(), Unproven> {
+        if is_of_the_system(path) {
+            return Ok(());
+        }
+        let ns = |s: i64, ns: i64| s * 1_000_000_000 + ns;
+        let changed = ns(meta.ctime(), meta.ctime_nsec());
+        let modified = ns(meta.mtime(), meta.mtime_nsec());
+        let started = self.scene.started_ns;
+        let is_new = changed > started && (!in_target || modified > started && modified <= changed);
+        if is_new && !(meta.is_dir() && in_target) {
+            return Err(format!("{} changed meanwhile", self.shown(path)));
+        }
+        Ok(())
+    }
+
+    /// The path as the action's own directory has it, without detours.
+    pub(super) fn really(&mut self, path: &Path) -> PathBuf {
+        let mut path = self.scene.prefixes.by_usual_name(path).unwrap_or_else(|| path.to_owned());
+        if let Some(moved) = self.scene.moved
+            && let Ok(inner) = path.strip_prefix(moved)
+        {
+            path = if inner.as_os_str().is_empty() {
+                self.scene.own.to_owned()
+            } else {
+                self.scene.own.join(inner)
+            };
+        }
+        if !path.components().any(|c| c == Component::ParentDir) {
+            return path;
+        }
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return plain(&path);
+        };
+        let known = self.parents.entry(dir.to_owned()).or_insert_with(|| {
+            let direct = plain(dir);
+            let real = std::fs::canonicalize(dir).ok()?;
+            // With symbolic links they may be different after all.
+            Some(if std::fs::canonicalize(&direct).ok().as_ref() == Some(&real) { direct } else { real })
+        });
+        known.clone().unwrap_or_else(|| plain(dir)).join(name)
+    }
+}
+
+/// Libraries that nearly every program loads.
+pub(super) fn is_runtime(path: &Path) -> bool {
+    const NAMES: &[&[u8]] = &[
+        b"libc.so",
+        b"libm.so",
+        b"libdl.so",
+        b"libpthread.so",
+        b"librt.so",
+        b"libgcc_s.so",
+        b"libz.so",
+        b"ld-",
+    ];
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    name.starts_with(b"libLLVM")
+        || (NAMES.iter().any(|n| name.starts_with(n)) || name.starts_with(b"libstdc++.so"))
+}
+
+/// Does a path stand in a text, as a whole or as the head of a path?
+pub(super) fn occurs_as_path(text: &[u8], path: &[u8]) -> bool {
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.') || *b >= 0x80;
+    !path.is_empty()
+        && memchr::memmem::find_iter(text, path).any(|at| {
+            let before = at.checked_sub(1).map(|i| text[i]);
+            let after = text.get(at + path.len());
+            !before.is_some_and(|b| is_name(&b) || b == b'/') && !after.is_some_and(is_name)
+        })
+}

@@ -1,0 +1,140 @@
+//! What a path says of itself.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::prefixes::{AROUND, HOME, MARK};
+use crate::record::Input;
+
+/// Tokens in a template.
+pub fn tokens(template: &[u8]) -> BTreeSet<char> {
+    let counts = |t: &char| ![HOME, AROUND].contains(t);
+    memchr::memchr_iter(MARK, template)
+        .filter(|at| template.get(at + 2) == Some(&MARK))
+        .filter_map(|at| template.get(at + 1).map(|t| *t as char))
+        .filter(|t| t.is_ascii_uppercase())
+        .filter(counts)
+        .collect()
+}
+
+/// Without `.` and `..`, as written.
+pub fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(out.pop()),
+            Component::CurDir => {}
+            part => out.push(part),
+        }
+    }
+    out
+}
+
+/// The same for every checkout on a machine, and watched by its package manager.
+pub fn is_of_the_system(path: &Path) -> bool {
+    [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        "/sbin",
+        "/etc",
+        "/opt",
+        "/nix/store",
+        "/run/current-system",
+        "/var/lib",
+    ]
+    .iter()
+    .any(|dir| path.starts_with(dir))
+}
+
+/// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
+pub(super) fn in_toolchain(path: &Path) -> bool {
+    path.ancestors().skip(1).any(|dir| dir.join("lib/rustlib").is_dir())
+}
+
+/// Devices and the like: what is written there is not left.
+pub(super) fn is_special(path: &Path) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|dir| path.starts_with(dir))
+}
+
+/// What programs look at to know how they are run: how many processors there are, where temporary files go.
+pub(super) fn is_noise(path: &Path) -> bool {
+    const NOISE: &[&str] = &[
+        "/dev",
+        "/sys/devices/system/cpu",
+        "/sys/devices/system/node",
+        "/sys/fs/cgroup",
+        "/sys/kernel/mm",
+        "/proc/self",
+        "/proc/thread-self",
+        "/proc/stat",
+        "/proc/meminfo",
+        "/proc/mounts",
+        "/proc/filesystems",
+        "/proc/loadavg",
+        "/proc/sys/vm",
+        "/etc/ld.so.cache",
+        "/etc/ld.so.preload",
+        "/etc/passwd",
+        "/etc/group",
+        "/etc/nsswitch.conf",
+        "/run",
+        "/tmp",
+        "/var/tmp",
+    ];
+    let is_own = |dir: &str| path == Path::new(dir);
+    let is_tmp = |dir: &str| matches!(dir, "/tmp" | "/var/tmp" | "/dev" | "/run");
+    if path == Path::new("/proc/self/exe") {
+        return false;
+    }
+    let in_proc_of_process = path
+        .strip_prefix("/proc")
+        .ok()
+        .and_then(|rest| rest.components().next())
+        .is_some_and(|c| c.as_os_str().as_bytes().iter().all(u8::is_ascii_digit));
+    in_proc_of_process
+        || NOISE.iter().any(|dir| is_own(dir) || !(is_tmp(dir) && *dir != "/dev") && path.starts_with(dir))
+}
+
+/// Files of the kernel that tell of machine and moment: as an input, or (`Err`) as none that could be checked again.
+pub(super) fn of_system_state(path: &Path) -> Option<Result<Input, ()>> {
+    if !path.starts_with("/proc") && !path.starts_with("/sys") {
+        return None;
+    }
+    if path == Path::new("/proc/self/exe") {
+        return None;
+    }
+    let text = path.to_str().unwrap_or_default();
+    Some(match text {
+        "/proc/cpuinfo" => Ok(Input::Cpu),
+        "/proc/version"
+        | "/proc/sys/kernel/osrelease"
+        | "/proc/sys/kernel/hostname"
+        | "/proc/sys/kernel/ostype"
+        | "/proc/version_signature" => Ok(Input::Host),
+        _ if text.starts_with("/sys/devices/virtual/dmi") => Ok(Input::Host),
+        _ => Err(()),
+    })
+}
+
+/// The inside of a version control's directory.
+pub(super) fn is_of_repository(path: &Path) -> bool {
+    const DIRS: &[&str] = &[".git", ".hg", ".jj", ".svn", ".sl", ".pijul", "_darcs", ".bzr", ".fossil"];
+    path.components().any(|c| DIRS.iter().any(|dir| c.as_os_str() == *dir))
+}
+
+pub(super) fn is_local_service(socket: &str) -> bool {
+    ["/var/run/nscd/", "/run/nscd/", "/run/systemd/", "/var/run/systemd/"]
+        .iter()
+        .any(|dir| socket.starts_with(dir))
+}
+
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,192 @@
+//! Who did it: programs, and what their calls tell.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use kache_trace::{How, What};
+
+use super::places::{is_local_service, is_of_the_system};
+use super::{Reader, Unproven};
+use crate::record::Input;
+
+/// Whose code it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    User,
+    Toolchain,
+    System,
+    Kache,
+}
+
+impl Reader<'_> {
+    pub(super) fn object(&self, n: u32) -> Whose {
+        self.objects.get(n as usize).copied().unwrap_or(Whose::User)
+    }
+
+    pub(super) fn program(&self, n: u32) -> Whose {
+        self.programs.get(n as usize).copied().unwrap_or(Whose::User)
+    }
+
+    /// What compilers were told.
+    pub(super) fn arguments(&mut self) {
+        for arg in self.account.processes.iter().skip(1).flat_map(|p| &p.argv) {
+            let has = |word: &[u8]| memchr::memmem::find(arg.as_bytes(), word).is_some();
+            if [&b"march=native"[..], b"mtune=native", b"mcpu=native", b"target-cpu=native"]
+                .iter()
+                .any(|f| has(f))
+            {
+                self.inputs.insert(Input::Cpu);
+            }
+            self.out.hidden |= arg.as_bytes().starts_with(b"-gz") || has(b"compress-debug") || has(b"-flto");
+        }
+    }
+
+    pub(super) fn calls(&mut self) -> Result<(), Unproven> {
+        for call in &self.account.calls {
+            let (object, program) = (self.object(call.object), self.program(call.process));
+            if object == Whose::Kache || program == Whose::Kache {
+                continue;
+            }
+            let by_user = object == Whose::User;
+            match &call.what {
+                What::Clock | What::Random => {
+                    let is_own = call.process == 0 || self.is_first_program(call.process);
+                    let by_first = by_user && !self.is_helper(call.process) || is_own && self.scene.is_script;
+                    if by_first && object != Whose::Toolchain || !by_first && self.tells_moment(call.process)
+                    {
+                        let what = if call.what == What::Clock { "the time" } else { "chance" };
+                        return Err(format!("it asked for {what}{}", self.by(call.process)));
+                    }
+                }
+                What::WorkingDirectory if by_user || self.tells_paths(call.process) => {
+                    self.ask(&self.scene.inv.cwd.clone());
+                }
+                What::WorkingDirectory => {}
+                What::Host if object == Whose::Toolchain => {}
+                What::Host => drop(self.inputs.insert(Input::Host)),
+                What::Connect(to) if is_local_service(to) => {}
+                What::Connect(to) => return Err(format!("it talked to {to}{}", self.by(call.process))),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn by(&self, process: u32) -> String {
+        match self.account.processes.get(process as usize) {
+            Some(p) if process > 0 => {
+                format!(" ({})", p.program.file_name().unwrap_or_default().to_string_lossy())
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// May the result of a process that looked at the clock or took a random number be another one each time? Compilers
+    /// look at the clock for names of temporary files, shells and interpreters when they start.
+    pub(super) fn tells_moment(&self, process: u32) -> bool {
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        if self.program(process) == Whose::Toolchain {
+            return false;
+        }
+        let name = p.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if is_build_tool(&name) {
+            return false;
+        }
+        if is_interpreter(&name) {
+            const SHELL: &[&str] = &["EPOCH", "SECONDS", "RANDOM", "%("];
+            const OTHER: &[&str] = &["time", "date", "random", "uuid", "Math."];
+            let text = self.text_of(process);
+            let words = if self.is_shell(process) { SHELL } else { OTHER };
+            return words.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
+        }
+        true
+    }
+
+    /// May a process that looks where it is tell others? What compilers and their friends make is searched for paths, and
+    /// shells look at each start: their words are.
+    pub(super) fn tells_paths(&self, process: u32) -> bool {
+        if process == 0 || self.is_first_program(process) {
+            return false;
+        }
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        if self.program(process) == Whose::Toolchain {
+            return name == "cargo";
+        }
+        matches!(&*name, "pwd" | "realpath" | "readlink" | "env")
+            || !is_build_tool(&name) && !self.is_shell(process)
+    }
+
+    /// Linkers make programs executable as the umask has it.
+    pub(super) fn sets_modes(&self, process: u32) -> bool {
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        self.program(process) != Whose::Toolchain
+            && (!is_build_tool(&name) || matches!(&*name, "chmod" | "install" | "tar"))
+    }
+
+    /// Is it a program that the action started, rather than the compiler or script itself?
+    pub(super) fn is_helper(&self, process: u32) -> bool {
+        process > 0 && self.program(process) != Whose::Toolchain && !self.is_first_program(process)
+    }
+
+    /// Is it a child of the script that has not become another program?
+    pub(super) fn is_first_program(&self, process: u32) -> bool {
+        let program = |n: usize| self.account.processes.get(n).map(|p| &p.program);
+        self.scene.is_script && program(process as usize) == program(0)
+    }
+
+    pub(super) fn is_interpreter(&self, process: u32) -> bool {
+        let program = self.account.processes.get(process as usize).map(|p| p.program.as_path());
+        program.and_then(Path::file_name).is_some_and(|name| is_interpreter(&name.to_string_lossy()))
+    }
+
+    pub(super) fn is_shell(&self, process: u32) -> bool {
+        let program = self.account.processes.get(process as usize).map(|p| p.program.as_path());
+        let name = program.and_then(Path::file_name).unwrap_or_default();
+        name == "busybox" || name == "fish" || name.as_bytes().ends_with(b"sh")
+    }
+
+    /// Words and scripts that an interpreter was given.
+    pub(super) fn text_of(&self, process: u32) -> Vec<u8> {
+        let mut text = Vec::new();
+        let Some(p) = self.account.processes.get(process as usize) else { return text };
+        for arg in &p.argv {
+            text.extend_from_slice(arg.as_bytes());
+            text.push(b'\n');
+        }
+        let read = self.account.accesses.iter().filter(|a| a.process == process);
+        for access in read.filter(|a| matches!(a.how, How::Read | How::Exec)) {
+            let path = &access.path;
+            let is_small = || path.metadata().is_ok_and(|m| m.is_file() && m.len() <= MAX_SCRIPT);
+            if !is_of_the_system(path) && !path.starts_with(self.scene.sysroot) && is_small() {
+                let bytes = std::fs::read(path).unwrap_or_default();
+                if !bytes[..bytes.len().min(512)].contains(&0) {
+                    text.extend(bytes);
+                    text.push(b'\n');
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Scripts are searched for names up to this size. Bytes.
+const MAX_SCRIPT: u64 = 1 << 20;
+
+/// Compilers and their friends, by their names without a target before and a version behind.
+pub(super) fn is_build_tool(name: &str) -> bool {
+    const TOOLS: &str = "cc c++ gcc g++ clang clang++ cc1 cc1plus cpp collect2 lto lto1 wrapper ld ld.bfd ld.gold ld.lld \
+        ld64.lld lld mold wild as ar ranlib nm strip objcopy objdump make gmake ninja cmake ctest meson pkg pkgconf config \
+        nasm yasm install cp mv rm mkdir touch ln sed gawk mawk awk grep sort expr rustc cargo rustfmt protoc flatc bison \
+        flex m4 tar gzip xz patch git find ls stat test env cat head tail tr cut wc xargs which dirname basename readlink \
+        realpath chmod uniq diff cmp printf echo true tee";
+    let is_one = |name: &str| TOOLS.split(' ').any(|tool| tool == name);
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    is_one(name) || name.rsplit('-').next().is_some_and(is_one)
+}
+
+pub(super) fn is_interpreter(name: &str) -> bool {
+    const NAMES: &str = "sh bash dash ash busybox zsh ksh mksh fish python pypy perl ruby node deno bun lua luajit php tclsh guile";
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    NAMES.split(' ').any(|known| known == name)
+}
