@@ -78,6 +78,9 @@ pub fn run(mut argv: Vec<OsString>, role: Role) -> ! {
         }
         kache_trace::report_gap("it ran cargo, whose compiles came from the cache");
     }
+    if role == Role::BuildScript {
+        as_cargo_has_it();
+    }
     let Some(inv) = invocation(&argv) else { exec(&argv) };
     let config = backend::config(&inv);
     if config.disabled || role == Role::Compiler && is_c_compiler(&argv[0]) && config.fallback.is_none() {
@@ -87,6 +90,29 @@ pub fn run(mut argv: Vec<OsString>, role: Role) -> ! {
     let out_dir = (role == Role::BuildScript).then(|| inv.var("OUT_DIR").map(PathBuf::from)).flatten();
     let was_used = out_dir.is_some_and(|dir| !outputs::is_empty(&dir));
     Action { inv, backend, role, started, was_used }.run()
+}
+
+/// The shell of a launcher has put its own values into some variables, which cargo hands on as it has them.
+fn as_cargo_has_it() {
+    const CHANGED: [&str; 4] = ["PWD", "OLDPWD", "SHLVL", "_"];
+    let parent = format!("/proc/{}", std::os::unix::process::parent_id());
+    let is_cargo = std::fs::read_link(format!("{parent}/exe"))
+        .is_ok_and(|exe| exe.file_stem().is_some_and(|name| name == "cargo"));
+    let Some(text) = is_cargo.then(|| std::fs::read(format!("{parent}/environ")).ok()).flatten() else {
+        return;
+    };
+    for name in CHANGED {
+        let value = text
+            .split(|b| *b == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(OsStr::from_bytes));
+        // SAFETY: no other thread runs yet.
+        unsafe {
+            match value {
+                Some(value) => std::env::set_var(name, value),
+                None => std::env::remove_var(name),
+            }
+        }
+    }
 }
 
 /// What answers; or, when nothing can, the real program runs.

@@ -37,6 +37,10 @@ const QUIET: Duration = Duration::from_secs(5);
 /// How long one round of background sealing may take.
 const SEAL_BUDGET: Duration = Duration::from_millis(200);
 
+/// A file that changes while it becomes a blob is tried so often again, after pauses that grow by this.
+const SEAL_TRIES: u32 = 5;
+const SEAL_PAUSE: Duration = Duration::from_millis(5);
+
 /// Numbers of mounts, far from those of devices.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 48);
 
@@ -580,17 +584,29 @@ impl Cache for Engine {
         let Some((hosted, inner)) = self.inside(path) else {
             return self.store.ingest(path, executable, sharing, needles);
         };
-        let ticket = match hosted.mount().begin_seal(&inner) {
-            Ok(ticket) => ticket,
-            Err(SealError::AlreadyView) => return self.scan_view(&hosted, &inner, needles),
-            Err(error) => return Err(error.into()),
-        };
-        let scanned = crate::store::scan_at(ticket.file(), needles)?;
-        let (hash, size) = (scanned.hash, scanned.size);
-        self.store.pin_soon(&pin_owner(&hosted.dir), [*hash.as_bytes()])?;
-        hosted.mount().commit_seal(ticket, hash, size, sharing == Sharing::Link)?;
-        self.store.register_blob(hash.as_bytes())?;
-        Ok(Ingested { hash: *hash.as_bytes(), size, contains: scanned.contains })
+        let mut tries = 0;
+        loop {
+            let ticket = match hosted.mount().begin_seal(&inner) {
+                Ok(ticket) => ticket,
+                Err(SealError::AlreadyView) => return self.scan_view(&hosted, &inner, needles),
+                Err(error) => return Err(error.into()),
+            };
+            let scanned = crate::store::scan_at(ticket.file(), needles)?;
+            let (hash, size) = (scanned.hash, scanned.size);
+            self.store.pin_soon(&pin_owner(&hosted.dir), [*hash.as_bytes()])?;
+            match hosted.mount().commit_seal(ticket, hash, size, sharing == Sharing::Link) {
+                // The kernel hands on what a process wrote a moment after that process has ended.
+                Err(SealError::Changed) if tries < SEAL_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(SEAL_PAUSE * tries);
+                }
+                Err(error) => return Err(error.into()),
+                Ok(()) => {
+                    self.store.register_blob(hash.as_bytes())?;
+                    return Ok(Ingested { hash: *hash.as_bytes(), size, contains: scanned.contains });
+                }
+            }
+        }
     }
 
     fn publish(&self, publication: &Publication) -> cache::Result<()> {

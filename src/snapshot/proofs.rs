@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use kache_fs::RelPath;
 use kache_wrapper::cache::{
-    self, Cache, Entry, EntryKey, Event, FileId, Ingested, InvocationKey, LinkMode, Placement, Publication,
-    Sharing,
+    self, Cache, DirEntry, DirEntryKind, Entry, EntryKey, Event, FileId, Ingested, InvocationKey, LinkMode,
+    Placement, Publication, Sharing,
 };
 use kache_wrapper::machine;
 use kache_wrapper::proof::Proof;
@@ -156,14 +156,21 @@ impl Cache for Planned<'_> {
         }
     }
 
-    fn list_dir(&self, path: &Path) -> cache::Result<Vec<OsString>> {
+    fn list_dir(&self, path: &Path) -> cache::Result<Vec<DirEntry>> {
         let Some(inner) = self.inside(path) else { return self.store.list_dir(path) };
         let depth = inner.as_path().components().count();
-        let names: BTreeSet<Vec<u8>> = tree::below(self.listing, &inner)
+        let entries: BTreeSet<DirEntry> = tree::below(self.listing, &inner)
             .filter(|(path, _)| path.as_path().components().count() == depth + 1)
-            .map(|(path, _)| tree::split(path).1)
+            .map(|(path, item)| DirEntry {
+                name: os(&tree::split(path).1).to_owned(),
+                kind: match item {
+                    Item::File(_) => DirEntryKind::File,
+                    Item::Dir => DirEntryKind::Dir,
+                    Item::Symlink(_) => DirEntryKind::Link,
+                },
+            })
             .collect();
-        Ok(names.iter().map(|name| os(name).to_owned()).collect())
+        Ok(entries.into_iter().collect())
     }
 
     fn fact(&self, space: &'static str, key: &[u8; 32]) -> cache::Result<Option<Vec<u8>>> {

@@ -327,6 +327,10 @@ unsafe fn prepared(
         path(how::EXEC, from, seen.0, seen.1);
         let program =
             examine(seen.0, seen.1, &mut |interpreter| path(how::EXEC, from, AT_FDCWD, interpreter), 0);
+        if is_of_another(envp) {
+            log::gap(b"it was observed by somebody else");
+            return call(None);
+        }
         let sequence = log::header().sequence.fetch_add(1, Relaxed);
         absolute(seen.0, bytes(seen.1), |path| log::append(exec(kind::EXEC, sequence, path)));
 
@@ -347,6 +351,13 @@ unsafe fn prepared(
         }
         result
     }
+}
+
+/// Is this the environment of a command that the process itself observes? (A kache below an observed cargo.)
+unsafe fn is_of_another(envp: List) -> bool {
+    // SAFETY: passed on to the caller.
+    let Some(value) = (unsafe { environment::find(envp, format::VARIABLE) }) else { return false };
+    log::format_of(value).is_some_and(|numbers| numbers[..3] != log::names())
 }
 
 fn exec(kind: u8, sequence: u32, text: &[u8]) -> Entry<'_> {

@@ -130,7 +130,7 @@ fn introduce() {
 }
 
 /// The four numbers of the variable.
-fn format_of(value: &[u8]) -> Option<[u64; 4]> {
+pub fn format_of(value: &[u8]) -> Option<[u64; 4]> {
     let mut numbers = [0u64; 4];
     let mut parts = value.split(|byte| *byte == b':');
     for number in &mut numbers {

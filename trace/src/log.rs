@@ -313,7 +313,11 @@ impl Reader<'_> {
                 match (what, access.how) {
                     (b"/exe", How::Link | How::Resolve) => access.path = "/proc/self/exe".into(),
                     (b"/exe", How::Read) => access.path = process.program.clone(),
-                    (b"/environ", _) => return process.whole_environment = true,
+                    _ if is_detour(what) => {
+                        // What that leads to was another thing in another process, and at another time.
+                        self.account.gaps.push(format!("it went by way of {}", access.path.display()));
+                        return;
+                    }
                     _ => return,
                 }
             }
@@ -369,8 +373,8 @@ impl Reader<'_> {
 
     fn gaps(&mut self, records: &[Record], is_whole: bool, is_full: bool, is_over: bool) {
         let of = |kind: u8| records.iter().filter(move |record| record.kind == kind);
-        let mut gaps: Vec<String> =
-            of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()).collect();
+        let mut gaps = std::mem::take(&mut self.account.gaps);
+        gaps.extend(of(kind::GAP).map(|gap| String::from_utf8_lossy(gap.text).into_owned()));
         for program in unanswered(records) {
             gaps.push(format!("a program could not be observed: {}", String::from_utf8_lossy(program)));
         }
@@ -408,6 +412,12 @@ fn unanswered<'a>(records: &[Record<'a>]) -> Vec<&'a [u8]> {
     let ended: HashSet<u32> = records.iter().filter(|r| ends.contains(&r.kind)).map(|r| r.value).collect();
     let begun = records.iter().filter(|r| r.kind == kind::EXEC && !ended.contains(&r.value));
     begun.map(|record| record.text).collect()
+}
+
+/// A path of /proc behind the process itself: its environment, or what lies behind a link to a directory.
+fn is_detour(path: &[u8]) -> bool {
+    let is_below = |name: &[u8]| path.strip_prefix(name).is_some_and(|rest| rest.len() > 1);
+    path == b"/environ" || is_below(b"/cwd") || is_below(b"/root")
 }
 
 /// A program and its arguments.

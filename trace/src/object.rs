@@ -56,6 +56,20 @@ impl Object {
         Some(object)
     }
 
+    /// Names of its functions, as the compiler wrote them; empty if they were stripped.
+    pub fn functions(bytes: &[u8]) -> Vec<&str> {
+        use object::{ObjectSymbol, SymbolKind};
+        let Ok(file) = ElfFile64::<Endianness>::parse(bytes) else { return Vec::new() };
+        let is_function = |s: &object::read::elf::ElfSymbol64<'_, '_, Endianness>| {
+            s.kind() == SymbolKind::Text && !s.is_undefined()
+        };
+        file.symbols()
+            .filter(is_function)
+            .filter_map(|s| s.name_bytes().ok())
+            .filter_map(|n| std::str::from_utf8(n).ok())
+            .collect()
+    }
+
     fn look_through(&mut self, code: &[u8], address: u64, functions: &Functions) {
         if MACHINE == elf::EM_AARCH64 {
             self.look_through_words(code);

@@ -46,6 +46,12 @@ pub fn read(stderr: &[u8]) -> Messages {
     messages
 }
 
+/// A path as it stands in a string of JSON.
+pub fn in_json(path: &[u8]) -> Vec<u8> {
+    let quoted = std::str::from_utf8(path).ok().and_then(|text| serde_json::to_vec(text).ok());
+    quoted.and_then(|text| Some(text.get(1..text.len() - 1)?.to_vec())).unwrap_or_else(|| path.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -77,6 +77,33 @@ pub enum Dest {
     Beside(Vec<u8>, Node),
 }
 
+/// What a directory tells of something in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    pub name: OsString,
+    pub kind: DirEntryKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DirEntryKind {
+    File,
+    Dir,
+    Link,
+    Other,
+}
+
+impl DirEntry {
+    fn of(entry: &std::fs::DirEntry) -> std::io::Result<DirEntry> {
+        let kind = match entry.file_type()? {
+            t if t.is_file() => DirEntryKind::File,
+            t if t.is_dir() => DirEntryKind::Dir,
+            t if t.is_symlink() => DirEntryKind::Link,
+            _ => DirEntryKind::Other,
+        };
+        Ok(DirEntry { name: entry.file_name(), kind })
+    }
+}
+
 /// What is at a place of a build script's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Node {
@@ -89,6 +116,8 @@ pub enum Node {
     Link,
     /// A file whose permissions were set, whatever the umask was.
     Mode(u16),
+    /// The same of a directory.
+    DirMode(u16),
 }
 
 impl Node {
@@ -101,7 +130,7 @@ impl Node {
         match self {
             Node::Program => true,
             Node::Mode(mode) => mode & 0o111 != 0,
-            Node::File | Node::Dir | Node::Link => false,
+            Node::File | Node::Dir | Node::DirMode(_) | Node::Link => false,
         }
     }
 }
@@ -252,16 +281,16 @@ pub trait Cache: Sync {
         }
     }
 
-    /// Names in a directory, sorted; empty when there is none.
-    fn list_dir(&self, path: &Path) -> Result<Vec<OsString>> {
+    /// What is in a directory, sorted; empty when there is none.
+    fn list_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
         let entries = match std::fs::read_dir(path) {
             Ok(entries) => entries,
             Err(e) if is_absence(&e) => return Ok(Vec::new()),
             Err(e) => return Err(e.into()),
         };
-        let mut names = entries.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<Vec<_>>>()?;
-        names.sort();
-        Ok(names)
+        let mut entries = entries.map(|e| DirEntry::of(&e?)).collect::<std::io::Result<Vec<_>>>()?;
+        entries.sort();
+        Ok(entries)
     }
 
     /// A derived fact kept under a name: toolchain identity, linker probe, words in a proc macro, … Facts are a

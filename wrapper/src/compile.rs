@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -90,6 +90,9 @@ pub fn run_script(argv: &[OsString], held: &OsStr, observed: &mut Observed) -> i
     loop {
         let mut command = command(argv)?;
         command.env(HELD, held);
+        if let Some(name) = argv.first().and_then(|program| called_as(Path::new(program))) {
+            command.arg0(name);
+        }
         observed.prepare(&mut command);
         match run_command(command, &mut |_| {}) {
             // Somebody else was forked while the program was being written; it lets go when it becomes its own.
@@ -100,6 +103,13 @@ pub fn run_script(argv: &[OsString], held: &OsStr, observed: &mut Observed) -> i
             ran => return ran,
         }
     }
+}
+
+/// The name by which cargo runs a build script: `build-script-build` for `build_script_build-<hash>.real`.
+fn called_as(program: &Path) -> Option<PathBuf> {
+    let name = program.file_name()?.to_str()?.strip_suffix(".real")?;
+    let called = program.with_file_name(name.rsplit_once('-')?.0.replace('_', "-"));
+    called.exists().then_some(called)
 }
 
 fn command(argv: &[OsString]) -> io::Result<Command> {

@@ -284,6 +284,9 @@ fn compile(
     let mut texts =
         vec![TextOutput { dest: dep_dest, template: depinfo::template(&dep_text, &plan.prefixes) }];
     beside(cache, &plan.prefixes, &evidence.beside, &needles, &mut stored, &mut texts, &mut found)?;
+    // Such a path stands in messages in another form.
+    let is_escaped = |path: &[u8]| artifacts::in_json(path) != path;
+    found.extend(needles.iter().filter(|(_, path)| is_escaped(path)).map(|(token, _)| *token));
     if plan.bind_all {
         found.extend(needles.iter().map(|(token, _)| *token));
     }
@@ -315,7 +318,7 @@ pub(crate) fn beside(
     for Beside { path, node, link } in all {
         let dest = Dest::Beside(prefixes.template_path(path), *node);
         match node {
-            Node::Dir => texts.push(TextOutput { dest, template: Vec::new() }),
+            Node::Dir | Node::DirMode(_) => texts.push(TextOutput { dest, template: Vec::new() }),
             Node::Link => {
                 texts.push(TextOutput { dest, template: script::outputs::template(link, prefixes, bound) })
             }

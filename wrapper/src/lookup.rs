@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{self, Compile};
+use crate::artifacts;
 use crate::cache::{
     Cache, Content, Entry, EntryKey, Event, FileId, Incremental, Invocation, InvocationKey, LinkMode,
     Outcome, Placement, Result, Settings,
@@ -19,7 +20,7 @@ use crate::depinfo;
 use crate::hasher::Hasher;
 use crate::incremental;
 use crate::key::{self, Known};
-use crate::objects::Habits;
+use crate::objects::{Environment, Habits};
 use crate::prefixes::{Prefixes, contains_mark};
 use crate::query;
 use crate::record::{self, Here, Input, InputRecord};
@@ -347,7 +348,12 @@ impl Action {
                 return Ok(None);
             }
         }
-        let (Some(stdout), Some(stderr)) = (prefixes.expand(&entry.stdout), prefixes.expand(&entry.stderr))
+        let in_messages = |path: &[u8]| match self {
+            Action::Compile(..) if entry.stderr.starts_with(b"{") => artifacts::in_json(path),
+            _ => path.to_vec(),
+        };
+        let (Some(stdout), Some(stderr)) =
+            (prefixes.expand(&entry.stdout), prefixes.expand_with(&entry.stderr, &in_messages))
         else {
             return Ok(None);
         };
@@ -440,7 +446,7 @@ impl Action {
                 for path in &macros {
                     let habits = Habits::of(cache, path)?;
                     watch_calls |= habits.system_calls;
-                    if habits.whole_environment {
+                    if habits.environment != Environment::Nothing {
                         inputs.push(Input::EnvNamedBy(known.prefixes.template_path(path)));
                     }
                 }
@@ -449,7 +455,7 @@ impl Action {
             }
             Action::Script(script, _, habits) => {
                 watch_calls = habits.system_calls;
-                if habits.whole_environment {
+                if habits.environment != Environment::Nothing {
                     inputs.push(Input::EnvNamedBy(script.prefixes.template_path(&script.program)));
                 }
                 if habits.cpu {

@@ -8,15 +8,25 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Result};
 
 /// Another name when there is more to know.
-const SPACE: &str = "object-1";
+const SPACE: &str = "object-2";
+
+/// What a program may learn of its environment without asking for a variable by name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Environment {
+    #[default]
+    Nothing,
+    /// It has all variables, to hand them on or to look some up: those that its words name.
+    Named,
+    /// It may go over all of them.
+    All,
+}
 
 /// What an observer cannot see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Habits {
     /// It may make system calls by itself, past the C library.
     pub system_calls: bool,
-    /// It may read all variables without asking for one.
-    pub whole_environment: bool,
+    pub environment: Environment,
     /// It asks the processor what it can do.
     pub cpu: bool,
 }
@@ -39,17 +49,28 @@ impl Habits {
         };
         Habits {
             system_calls: object.system_calls || object.is_static,
-            whole_environment: object.is_static || object.imports_environ && may_use_environ(bytes),
+            environment: environment(&object, bytes),
             cpu: object.cpuid,
         }
     }
 }
 
-/// Rust's standard library always refers to `environ`. What reads it is one function of it, which is there only if
-/// something uses it; its name tells, unless names were stripped.
-fn may_use_environ(bytes: &[u8]) -> bool {
-    let has = |word: &[u8]| memchr::memmem::find(bytes, word).is_some();
-    let is_rust = has(b"RUST_BACKTRACE");
-    let has_names = has(b"3std") || has(b"4core3");
-    !is_rust || !has_names || has(b"vars_os")
+/// Rust's standard library always refers to `environ`. What reads it are functions of it that are there only if something
+/// uses them; their names tell, unless they were stripped. Anything else that was not written in Rust gets all variables
+/// as an argument of `main`.
+fn environment(object: &Object, bytes: &[u8]) -> Environment {
+    let functions = Object::functions(bytes);
+    let has = |word: &str| functions.iter().any(|name| name.contains(word));
+    let is_rust = memchr::memmem::find(bytes, b"RUST_BACKTRACE").is_some() && has("3std");
+    if object.is_static || !is_rust {
+        return Environment::All;
+    }
+    // Both ways to write names. `env::vars_os` is also what commands use that set variables for their children.
+    if has("3std3env4vars") {
+        Environment::All
+    } else if has("vars_os") {
+        Environment::Named
+    } else {
+        Environment::Nothing
+    }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, EntryKey, Invocation, InvocationKey, Result};
+use crate::cache::{Cache, DirEntry, EntryKey, Invocation, InvocationKey, Result};
 use crate::hasher::Hasher;
 use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
 use crate::{exec, host, prefixes, tree, variables};
@@ -23,9 +23,9 @@ pub enum Input {
     Absent(Vec<u8>),
     /// No directory above the checkout has this.
     NowhereAbove(Vec<u8>),
-    /// There is something: a directory, or a file of this size that may be executed or not.
+    /// There is something: a directory, or a file of this size that may be executed or not; directly or behind a link.
     Exists(Vec<u8>),
-    /// Names in a directory.
+    /// What is in a directory: names, and whether they are files, directories or links.
     Listing(Vec<u8>),
     /// Where a symbolic link leads.
     Link(Vec<u8>),
@@ -181,16 +181,22 @@ impl Input {
                 Some(found)
             }
             Input::Exists(t) => match at(t) {
-                Some(path) => match cache.stat(&path)? {
-                    Some(id) if id.is_dir => Some(vec![1]),
-                    Some(id) => Some([&[2 + u8::from(id.executable)], &id.size.to_le_bytes()[..]].concat()),
-                    None => None,
-                },
+                Some(path) => {
+                    let link = u8::from(cache.is_link(&path)?) << 4;
+                    match cache.stat(&path)? {
+                        Some(id) if id.is_dir => Some(vec![link | 1]),
+                        Some(id) => {
+                            let kind = link | (2 + u8::from(id.executable));
+                            Some([&[kind], &id.size.to_le_bytes()[..]].concat())
+                        }
+                        None => None,
+                    }
+                }
                 None => None,
             },
             Input::Listing(t) => match at(t) {
                 Some(path) => match cache.stat(&path)? {
-                    Some(id) if id.is_dir => Some(names(&cache.list_dir(&path)?).to_vec()),
+                    Some(id) if id.is_dir => Some(listed(&cache.list_dir(&path)?).to_vec()),
                     _ => None,
                 },
                 None => None,
@@ -308,10 +314,11 @@ fn content(here: &Here, template: &[u8], path: &Path) -> Result<Option<[u8; 32]>
     tree::normal_hash(here.cache, path, hash, here.prefixes).map(Some)
 }
 
-fn names(names: &[std::ffi::OsString]) -> [u8; 32] {
+/// Names, and what each is: who lists a directory learns both.
+fn listed(entries: &[DirEntry]) -> [u8; 32] {
     let mut h = Hasher::new("names");
-    for name in names {
-        h.field("name", name.as_bytes());
+    for entry in entries {
+        h.field("name", entry.name.as_bytes()).field("kind", &[entry.kind as u8]);
     }
     h.finish()
 }

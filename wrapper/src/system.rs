@@ -66,8 +66,8 @@ fn packages(cache: &dyn Cache) -> Result<[u8; 32]> {
         h.field(file, &cache.hash_file(Path::new(file)).ok().flatten().unwrap_or_default());
     }
     for dir in ["/var/lib/pacman/local", "/opt/homebrew/Cellar", "/usr/local/Cellar", "/usr/local/include"] {
-        for name in cache.list_dir(Path::new(dir)).unwrap_or_default() {
-            h.field(dir, name.as_bytes());
+        for entry in cache.list_dir(Path::new(dir)).unwrap_or_default() {
+            h.field(dir, entry.name.as_bytes());
         }
     }
     Ok(h.finish())
@@ -128,8 +128,8 @@ fn pkg_config_files(cache: &dyn Cache, inv: &Invocation) -> Result<[u8; 32]> {
     let mut state = Hasher::new("pc-state");
     let mut files = Vec::new();
     for dir in dirs {
-        for name in cache.list_dir(&dir)? {
-            let path = dir.join(&name);
+        for entry in cache.list_dir(&dir)? {
+            let path = dir.join(&entry.name);
             if path.extension() == Some(OsStr::new("pc"))
                 && let Some(id) = cache.stat(&path)?
             {

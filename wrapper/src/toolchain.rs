@@ -154,8 +154,8 @@ fn examine(cache: &dyn Cache, about: &About, dirs: Vec<PathBuf>) -> Result<[u8; 
     let mut files = Vec::new();
     let mut state = Hasher::new("sysroot-state");
     for dir in dirs {
-        for name in cache.list_dir(&dir)? {
-            let path = dir.join(&name);
+        for entry in cache.list_dir(&dir)? {
+            let path = dir.join(&entry.name);
             let Some(id) = cache.stat(&path)?.filter(|id| !id.is_dir) else { continue };
             state.field("path", path.as_os_str().as_bytes()).identity("id", &id);
             files.push(path);

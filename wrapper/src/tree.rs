@@ -1,10 +1,9 @@
 //! Directories as inputs: names and content of everything in them.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::cache::{Cache, FileId, Result};
+use crate::cache::{Cache, DirEntry, FileId, Result};
 use crate::hasher::Hasher;
 use crate::prefixes::{Prefixes, TARGET};
 use crate::script::outputs;
@@ -34,9 +33,9 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn enter(&mut self, dir: &Path, inner: &Path, names: Vec<OsString>) -> Result<()> {
-        for name in names {
-            let (path, inner) = (dir.join(&name), inner.join(&name));
+    fn enter(&mut self, dir: &Path, inner: &Path, entries: Vec<DirEntry>) -> Result<()> {
+        for entry in entries {
+            let (path, inner) = (dir.join(&entry.name), inner.join(&entry.name));
             let Some(id) = self.cache.stat(&path)? else {
                 self.h.field("dangling", inner.as_os_str().as_bytes());
                 continue;
@@ -55,13 +54,13 @@ impl Walk<'_> {
         if self.above.contains(&own) || self.skip.contains(&path) {
             return Ok(());
         }
-        let names = self.cache.list_dir(path)?;
-        if names.iter().any(|n| n == "CACHEDIR.TAG") {
+        let entries = self.cache.list_dir(path)?;
+        if entries.iter().any(|e| e.name == "CACHEDIR.TAG") {
             return Ok(());
         }
         self.h.field("directory", inner.as_os_str().as_bytes());
         self.above.push(own);
-        self.enter(path, inner, names)?;
+        self.enter(path, inner, entries)?;
         self.above.pop();
         Ok(())
     }

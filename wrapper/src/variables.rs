@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::cache::{Cache, Invocation, Result};
+use crate::objects::{Environment, Habits};
 
 /// Variables that change what rustc does, whatever the sources say.
 pub const RUSTC: &[&str] = &[
@@ -127,19 +128,24 @@ pub fn is_of_user(name: &OsStr) -> bool {
         && !name.to_str().is_some_and(|n| RUSTC.contains(&n))
 }
 
-/// Variables here that a program may have read with all others, without asking for one: those that its words name, or
-/// begin to name (`APP_` for `APP_MODE`). Sorted.
+/// Variables here that a program may have read with all others, without asking for one: all of them, if it may have gone
+/// over them, else those that its words name, or begin to name (`APP_` for `APP_MODE`). Sorted.
 pub fn named_by<'a>(
     cache: &dyn Cache,
     inv: &'a Invocation,
     program: &Path,
 ) -> Result<Vec<&'a (OsString, OsString)>> {
-    let words = words(cache, program)?;
+    let is_any = match Habits::of(cache, program)?.environment {
+        Environment::Nothing => return Ok(Vec::new()),
+        Environment::Named => false,
+        Environment::All => true,
+    };
+    let words = if is_any { Vec::new() } else { words(cache, program)? };
     let mut named: Vec<_> = inv
         .env
         .iter()
         .filter(|(name, _)| !is_of_session(name) && !is_of_the_run(name) && !is_argument_of_scripts(name))
-        .filter(|(name, _)| names(&words, name.as_bytes()))
+        .filter(|(name, _)| is_any || names(&words, name.as_bytes()))
         .collect();
     named.sort();
     Ok(named)
@@ -188,9 +194,12 @@ pub fn names(words: &[u8], name: &[u8]) -> bool {
 }
 
 /// Names of variables that a script mentions: identifiers behind `$`, `${` or `$(`, and, where variables are taken from a
-/// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many.
+/// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many, or the whole table was used.
 pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
     const MANY: usize = 4000;
+    if quoted && goes_over_table(text) {
+        return None;
+    }
     let mut found = BTreeSet::new();
     let mut at = 0;
     while let Some(next) = memchr::memchr3(b'$', b'"', b'\'', &text[at..]) {
@@ -210,6 +219,28 @@ pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
         }
     }
     Some(found)
+}
+
+/// Does a script of perl, Python, Ruby, JavaScript or PHP use the table of all variables other than to look one up?
+fn goes_over_table(text: &[u8]) -> bool {
+    const TABLES: &[(&str, &[&str])] = &[
+        ("%ENV", &[]),
+        ("%{ENV", &[]),
+        ("os.environ", &["[", ".get(", ".setdefault(", ".pop(", ".get (", "b["]),
+        ("process.env", &[".", "[", "?."]),
+        ("Deno.env", &[".get("]),
+        ("ENV.", &["fetch", "[]", "key", "has_key", "include", "delete", "store"]),
+        ("$_ENV", &["["]),
+        ("getenv()", &[]),
+    ];
+    TABLES.iter().any(|(table, uses)| {
+        memchr::memmem::find_iter(text, table.as_bytes()).any(|at| {
+            let rest = &text[at + table.len()..];
+            let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+            let stands_alone = at == 0 || !is_name(&text[at - 1]);
+            stands_alone && !uses.iter().any(|using| rest.starts_with(using.as_bytes()))
+        })
+    })
 }
 
 #[cfg(test)]
@@ -233,6 +264,21 @@ mod tests {
             assert!(found.contains(name), "{name}");
         }
         assert!(!found.contains("plain") && !mentioned(text, false).unwrap().contains("MY_VAR"));
+    }
+
+    #[test]
+    fn a_table_of_variables_is_used_to_look_one_up_or_as_a_whole() {
+        for text in
+            ["print $ENV{'X'}", "os.environ['X']", "os.environ.get('X')", "process.env.X", "MY_ENV.each"]
+        {
+            assert!(mentioned(text.as_bytes(), true).is_some(), "{text}");
+        }
+        for text in
+            ["keys %ENV", "for k in os.environ:", "dict(os.environ)", "Object.keys(process.env)", "ENV.each"]
+        {
+            assert!(mentioned(text.as_bytes(), true).is_none(), "{text}");
+            assert!(mentioned(text.as_bytes(), false).is_some(), "{text} in a shell");
+        }
     }
 
     #[test]

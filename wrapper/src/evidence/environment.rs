@@ -39,7 +39,7 @@ impl Reader<'_> {
             let (n, whose) = (n as u32, self.programs[n]);
             // What the first program itself may read is known from its words.
             let is_first = n == 0 && self.scene.is_script || self.is_first_program(n);
-            if !process.whole_environment || is_first {
+            if is_first || !process.whole_environment && whose != Whose::User {
                 continue;
             }
             match whose {
@@ -49,6 +49,9 @@ impl Reader<'_> {
                     if !self.made.contains(&process.program) && process.program.exists() {
                         self.inputs.insert(Input::EnvNamedBy(template));
                     }
+                }
+                Whose::System if self.shows_environment(n) => {
+                    return Err("it read the whole environment".into());
                 }
                 Whose::System => {
                     let text = self.text_of(n);
@@ -71,6 +74,16 @@ impl Reader<'_> {
         }
         self.inputs.extend(names.into_iter().map(Input::Env));
         Ok(())
+    }
+
+    /// `env` and `printenv` without a command or names.
+    fn shows_environment(&self, process: u32) -> bool {
+        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let is = |name: &str| p.program.file_name() == Some(OsStr::new(name));
+        let is_word = |arg: &&std::ffi::OsString| {
+            !arg.as_bytes().starts_with(b"-") && !(is("env") && arg.as_bytes().contains(&b'='))
+        };
+        (is("env") || is("printenv")) && !p.argv.iter().skip(1).any(|arg| is_word(&arg))
     }
 
     /// Is a variable that was asked for an input? What `PATH` is for is seen by what was found there.

@@ -80,7 +80,7 @@ impl Reader<'_> {
             return Ok(());
         }
         if self.is_own(path) {
-            if self.modes.contains(path) && meta.is_file() {
+            if self.modes.contains(path) && !meta.is_symlink() {
                 self.out.modes.insert(path.to_owned(), (meta.mode() & 0o777) as u16);
             }
             if path != self.scene.own {
@@ -147,7 +147,8 @@ impl Reader<'_> {
 
     pub(super) fn input(&mut self, how: How, path: &Path, object: u32, process: u32) -> Result<(), Unproven> {
         let scene = self.scene;
-        let is_first = how == How::Exec && process == 0;
+        let is_first =
+            how == How::Exec && self.account.processes.first().is_some_and(|first| first.program == path);
         if path.starts_with(scene.sysroot)
             || is_noise(path)
             || is_first

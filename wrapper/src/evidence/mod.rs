@@ -55,6 +55,7 @@ impl Beside {
     fn of(path: &Path, meta: &std::fs::Metadata, mode_set: bool) -> Beside {
         let node = match () {
             () if meta.is_symlink() => Node::Link,
+            () if meta.is_dir() && mode_set => Node::DirMode((meta.mode() & 0o777) as u16),
             () if meta.is_dir() => Node::Dir,
             () if mode_set => Node::Mode((meta.mode() & 0o777) as u16),
             () => Node::of_file(meta.mode()),
@@ -82,6 +83,8 @@ pub struct Scene<'a> {
     pub values_bind: bool,
     /// The first process is the user's own program, not a compiler.
     pub is_script: bool,
+    /// The kernel watched all its processes.
+    pub is_watched: bool,
     /// Nanoseconds since the Unix epoch.
     pub started_ns: i64,
 }
@@ -108,6 +111,7 @@ impl Scene<'_> {
             foreign: false,
             out: Evidence::default(),
         };
+        reader.programs()?;
         reader.arguments();
         reader.calls()?;
         reader.accesses()?;

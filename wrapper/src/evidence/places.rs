@@ -1,7 +1,6 @@
 //! What a path says of itself.
 
 use std::collections::BTreeSet;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -90,13 +89,7 @@ pub(super) fn is_noise(path: &Path) -> bool {
     if path == Path::new("/proc/self/exe") {
         return false;
     }
-    let in_proc_of_process = path
-        .strip_prefix("/proc")
-        .ok()
-        .and_then(|rest| rest.components().next())
-        .is_some_and(|c| c.as_os_str().as_bytes().iter().all(u8::is_ascii_digit));
-    in_proc_of_process
-        || NOISE.iter().any(|dir| is_own(dir) || !(is_tmp(dir) && *dir != "/dev") && path.starts_with(dir))
+    NOISE.iter().any(|dir| is_own(dir) || !(is_tmp(dir) && *dir != "/dev") && path.starts_with(dir))
 }
 
 /// Files of the kernel that tell of machine and moment: as an input, or (`Err`) as none that could be checked again.

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use kache_trace::{How, What};
+use kache_trace::{How, Object, What};
 
 use super::places::{is_local_service, is_of_the_system};
 use super::{Reader, Unproven};
@@ -25,6 +25,22 @@ impl Reader<'_> {
 
     pub(super) fn program(&self, n: u32) -> Whose {
         self.programs.get(n as usize).copied().unwrap_or(Whose::User)
+    }
+
+    /// Programs and libraries of the user's own that may have made system calls past the C library, which nobody saw.
+    pub(super) fn programs(&self) -> Result<(), Unproven> {
+        if self.scene.is_watched {
+            return Ok(());
+        }
+        for (path, whose) in self.account.objects.iter().zip(&self.objects) {
+            if *whose == Whose::User
+                && let Ok(bytes) = std::fs::read(path)
+                && Object::read(&bytes).is_some_and(|object| object.system_calls && !object.is_static)
+            {
+                return Err(format!("{} makes system calls by itself", self.shown(path)));
+            }
+        }
+        Ok(())
     }
 
     /// What compilers were told.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::directives::Declared;
 use crate::args::Compile;
 use crate::build::{self, Build};
-use crate::cache::{Cache, Invocation, InvocationKey, Node, Result, Settings};
+use crate::cache::{Cache, Dest, Invocation, InvocationKey, Node, Result, Settings, TextOutput};
 use crate::evidence::is_of_the_system;
 use crate::finish::{self, Left, Made, Seen};
 use crate::hasher::Hasher;
@@ -306,11 +306,26 @@ impl Script {
         let mut found = left.found.clone();
         for file in &mut found {
             let path = self.out_dir.join(OsStr::from_bytes(&file.path));
-            if let Some(mode) = evidence.modes.get(&path).filter(|_| file.node != Node::Link) {
-                file.node = Node::Mode(*mode);
+            match (evidence.modes.get(&path), file.node) {
+                (None, _) | (_, Node::Link) => {}
+                (Some(mode), Node::Dir) => file.node = Node::DirMode(*mode),
+                (Some(mode), _) => file.node = Node::Mode(*mode),
             }
         }
         let mut stored = outputs::store(cache, &self.out_dir, &found, &self.prefixes, !self.immutable)?;
+        // Directories that hold something, which `found` does not have.
+        for (path, mode) in &evidence.modes {
+            let is_there = |text: &TextOutput| matches!(&text.dest, Dest::Tree(known, _) if path.ends_with(OsStr::from_bytes(known)));
+            if let Ok(inner) = path.strip_prefix(&self.out_dir)
+                && !inner.as_os_str().is_empty()
+                && cache.stat(path)?.is_some_and(|id| id.is_dir)
+                && !stored.texts.iter().any(is_there)
+            {
+                let dest = Dest::Tree(inner.as_os_str().as_bytes().to_vec(), Node::DirMode(*mode));
+                stored.texts.push(TextOutput { dest, template: Vec::new() });
+            }
+        }
+        stored.bound.extend(self.quoted_paths(cache, &record)?);
         let stdout = outputs::template(&ran.stdout, &self.prefixes, &mut stored.bound);
         let stderr = outputs::template(&ran.stderr, &self.prefixes, &mut stored.bound);
         let needles: Vec<(char, &[u8])> =
@@ -343,6 +358,24 @@ impl Script {
             stdout,
             stderr,
         }))
+    }
+
+    /// Paths of this checkout that stand in files which it read: what it left may have them from there, and then they mean
+    /// the same everywhere.
+    fn quoted_paths(&self, cache: &dyn Cache, record: &InputRecord) -> Result<BTreeSet<char>> {
+        const MAX_TEXT: u64 = 1 << 20;
+        let mut found = BTreeSet::new();
+        for path in record.files(&self.prefixes) {
+            let in_target = |token| self.prefixes.get(token).is_some_and(|dir| path.starts_with(dir));
+            let is_source = !is_of_the_system(&path) && ![TARGET, HOST].into_iter().any(in_target);
+            if !is_source || cache.stat(&path)?.is_none_or(|id| id.is_dir || id.size > MAX_TEXT) {
+                continue;
+            }
+            let text = cache.read(&path)?.unwrap_or_default();
+            let has = |dir: &Path| memchr::memmem::find(&text, dir.as_os_str().as_bytes()).is_some();
+            found.extend(self.prefixes.iter().filter(|p| !p.is_vague() && has(&p.path)).map(|p| p.token));
+        }
+        Ok(found)
     }
 
     /// Remembers that a run was stored, and whether what it left may be taken to other machines.

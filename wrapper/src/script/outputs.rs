@@ -37,12 +37,17 @@ pub enum After {
     Link(PathBuf, Vec<u8>),
     Program(PathBuf),
     Mode(PathBuf, u16),
+    DirMode(PathBuf, u16),
 }
 
 impl After {
     pub fn path(&self) -> &Path {
         match self {
-            After::Dir(path) | After::Link(path, _) | After::Program(path) | After::Mode(path, _) => path,
+            After::Dir(path)
+            | After::Link(path, _)
+            | After::Program(path)
+            | After::Mode(path, _)
+            | After::DirMode(path, _) => path,
         }
     }
 }
@@ -153,7 +158,7 @@ pub fn store(
         let path = out_dir.join(OsStr::from_bytes(&file.path));
         let dest = Dest::Tree(file.path.clone(), file.node);
         match file.node {
-            Node::Dir => {
+            Node::Dir | Node::DirMode(_) => {
                 stored.texts.push(TextOutput { dest, template: Vec::new() });
                 continue;
             }
@@ -228,6 +233,7 @@ pub fn placements(
         let bytes = prefixes.expand(&text.template)?;
         match node {
             Node::Dir => after.push(After::Dir(path)),
+            Node::DirMode(mode) => after.push(After::DirMode(path, mode)),
             Node::Link => after.push(After::Link(path, bytes)),
             Node::File | Node::Program | Node::Mode(_) => {
                 match node {
@@ -293,6 +299,7 @@ pub fn stays_inside(entry: &Entry) -> bool {
         let is_new = is_inside(path) && nodes.insert(path, *node).is_none();
         let leads_inside = match (node, text) {
             (Node::Link, Some(to)) => leads_inside(path, to),
+            (Node::DirMode(mode), text) => *mode <= 0o777 && text.is_some_and(<[u8]>::is_empty),
             (Node::Dir, text) => text.is_some_and(<[u8]>::is_empty),
             (Node::Link, None) => false,
             (Node::Mode(mode), _) => *mode <= 0o777,
@@ -302,7 +309,8 @@ pub fn stays_inside(entry: &Entry) -> bool {
             return false;
         }
     }
-    let is_dir = |path: &Path| nodes.get(path).is_none_or(|node| *node == Node::Dir);
+    let is_dir =
+        |path: &Path| nodes.get(path).is_none_or(|node| matches!(node, Node::Dir | Node::DirMode(_)));
     nodes.keys().all(|path| path.ancestors().skip(1).all(is_dir))
 }
 
@@ -348,7 +356,7 @@ pub fn complete(after: &[After]) -> io::Result<()> {
     use std::os::unix::fs::{PermissionsExt, symlink};
     for step in after {
         match step {
-            After::Dir(path) => std::fs::create_dir_all(path)?,
+            After::Dir(path) | After::DirMode(path, _) => std::fs::create_dir_all(path)?,
             After::Link(path, to) => {
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent)?;
@@ -365,6 +373,12 @@ pub fn complete(after: &[After]) -> io::Result<()> {
                 let mode = std::fs::metadata(path)?.mode();
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
             }
+        }
+    }
+    // What is in a directory that nobody may write is in it by now; the innermost first.
+    for step in after.iter().rev() {
+        if let After::DirMode(path, mode) = step {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode((*mode & 0o777).into()))?;
         }
     }
     Ok(())
