@@ -1,5 +1,6 @@
 //! Build scripts that run cargo.
 
+use crate::support::World;
 use crate::table::{Table, Variant};
 
 /// A program that embeds another one, which its script builds in `target`, declaring what `declared` says.
@@ -80,4 +81,30 @@ fn the_same_package() {
     let table = || Table::new().add(again("built", "\"build\"")).add(again("checked", "\"check\""));
     table().kept_here();
     table().target("elsewhere").kept_here();
+}
+
+/// The script runs again; what the inner cargo compiles is known.
+#[test]
+fn an_inner_compile_is_a_hit() {
+    let world = World::plain();
+    let manifest = |name: &str| {
+        format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n")
+    };
+    let c = world.project(
+        "project",
+        &[
+            ("Cargo.toml", &manifest("outer")),
+            ("src/main.rs", "fn main() {}\n"),
+            ("inner/Cargo.toml", &manifest("inner")),
+            ("inner/src/main.rs", "fn main() {}\n"),
+            (
+                "build.rs",
+                "use std::{env, process::Command};\nfn main() { assert!(Command::new(env::var(\"CARGO\").unwrap()).args([\"build\", \"--offline\", \"--manifest-path\", \"inner/Cargo.toml\", \"--target-dir\", &env::var(\"OUT_DIR\").unwrap()]).status().unwrap().success()); }\n",
+            ),
+        ],
+    );
+    c.cargo("build --offline").ok();
+    c.clean_plainly();
+    let run = c.cargo("build --offline").ok();
+    assert!(run.events.iter().any(|e| e.unit == "inner bin" && e.outcome == "hit"), "{}", run.account());
 }

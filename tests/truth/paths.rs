@@ -1,5 +1,6 @@
 //! Paths of a checkout, in whatever form they get into a result: another checkout has others.
 
+use crate::support::World;
 use crate::table::{Table, Variant, expands, script};
 
 const HASH: &str = "const fn hash(s: &str) -> u64 { let b = s.as_bytes(); let mut h = 0xcbf29ce484222325u64; let mut i = 0; \
@@ -85,7 +86,15 @@ fn short_paths() {
 /// Cargo must watch the files of this checkout, whatever its name.
 #[test]
 fn names_with_blanks() {
-    for (first, second) in [("my a", "my b"), ("a'b", "a c"), ("tab", "x  y")] {
+    for (first, second) in [
+        ("my a", "my b"),
+        ("a'b", "a c"),
+        ("tab", "x  y"),
+        ("plain", "quote\"d"),
+        ("back\\slash", "line\nend"),
+    ] {
+        // The compiler's own list of files cannot be read back with such names.
+        let is_read = !first.contains('\\');
         let table = || {
             Table::new()
                 .dir(first)
@@ -97,9 +106,31 @@ fn names_with_blanks() {
                         .before("echo 1 > x")
                         .change("echo 2 > x"),
                 )
+                .stored(is_read)
         };
         table().changes_in_place_elsewhere(second);
     }
+}
+
+/// A path of this checkout that stands in a file means the same for another checkout.
+#[test]
+fn that_stand_in_files() {
+    let world = World::plain();
+    let c = world.project(
+        "one",
+        &[
+            ("Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+            ("build.rs", "fn main() { let text = std::fs::read_to_string(\"routes\").unwrap(); println!(\"cargo:rustc-env=V={text}\"); \
+                std::fs::write(std::env::var(\"OUT_DIR\").unwrap() + \"/g.rs\", format!(\"const G: &str = {text:?};\")).unwrap(); }\n"),
+            ("src/main.rs", "include!(concat!(env!(\"OUT_DIR\"), \"/g.rs\")); fn main() { println!(\"{} {}\", env!(\"V\"), G); }\n"),
+        ],
+    );
+    let route = format!("{}/index.html", c.dir().display());
+    c.write("routes", &route);
+    assert_eq!(c.sh("cargo run -q --offline").trim(), format!("{route} {route}"));
+    let other = world.empty_checkout(&world.root().join("another"));
+    other.sh("cp -R ../one/Cargo.toml ../one/build.rs ../one/routes ../one/src .");
+    assert_eq!(other.sh("cargo run -q --offline").trim(), format!("{route} {route}"));
 }
 
 /// What users say about paths beats what kache says.

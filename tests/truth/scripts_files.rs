@@ -37,6 +37,7 @@ fn texts() {
             )
             .file("data/x", "x"),
         )
+        .add(reads("by_proc", "only_script(); set(text(\"/proc/self/cwd/notes\"));", "notes").not_stored())
         .add(reads("source", "only_script(); set(text(\"src/ffi.rs\"));", "src/ffi.rs"))
         .add(reads(
             "license",
@@ -85,6 +86,28 @@ fn texts() {
         .add(
             reads("size", "only_script(); set(fs::metadata(\"x\").unwrap().len().to_string());", "x")
                 .change("echo three > x"),
+        )
+        .changes();
+}
+
+/// What a directory tells of its entries, and a path of itself.
+#[test]
+fn kinds_of_files() {
+    Table::new()
+        .add(
+            script("listed", "only_script(); set(fs::read_dir(\"d\").unwrap().map(|e| { let e = e.unwrap(); format!(\"{:?} {}\", e.file_name(), e.file_type().unwrap().is_dir()) }).collect::<String>());")
+                .before("mkdir d; touch d/a")
+                .change("rm d/a; mkdir d/a"),
+        )
+        .add(
+            script("link_to_a_directory", "only_script(); set(fs::symlink_metadata(\"vendor\").unwrap().is_symlink().to_string());")
+                .before("mkdir vendor real")
+                .change("rmdir vendor; ln -s real vendor"),
+        )
+        .add(
+            script("link_to_a_file", "only_script(); set(fs::symlink_metadata(\"x\").unwrap().is_symlink().to_string());")
+                .before("touch x y")
+                .change("ln -sf y x"),
         )
         .changes();
 }

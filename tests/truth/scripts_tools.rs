@@ -1,6 +1,6 @@
 //! Tools that build scripts run, and what these run.
 
-use crate::table::{Table, Variant, script};
+use crate::table::{Table, Variant, expands, script};
 
 /// A shell function that writes a tool: `tool FILE LINE`.
 const TOOL: &str = "tool() { mkdir -p \"$(dirname \"$1\")\"; printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\"; chmod +x \"$1\"; }; ";
@@ -54,6 +54,7 @@ fn scripts() {
 
 #[test]
 fn compiled_tools() {
+    const SAYS: &str = "says() { echo \"int puts(const char *); int main(void) { puts(\\\"$1\\\"); return 0; }\" > says.c; cc says.c -o \"$2\"; }; ";
     const MAIN: &str =
         "#include <stdio.h>\nint value(void);\nint main(void) { printf(\"%d\", value()); return 0; }";
     const OPENS: &str = "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char **a) { int (*f)(void) = (int (*)(void))dlsym(dlopen(a[1], RTLD_NOW), \"value\"); printf(\"%d\", f()); return 0; }";
@@ -67,10 +68,45 @@ fn compiled_tools() {
                 .change("echo 'int puts(const char *); int main(void) { puts(\"2\"); return 0; }' > t.c; cc t.c -o $T/bin/ctool"),
         )
         .add(
+            runs("first_in_path", "\"gtool\"")
+                .before(&format!("{SAYS} mkdir -p $T/first; says 1 $T/first/gtool"))
+                .change(&format!("{SAYS} says 2 $T/first/gtool")),
+        )
+        .add(
+            runs("by_path", "\"./here-tool\"")
+                .before(&format!("{SAYS} says 1 here-tool"))
+                .change(&format!("{SAYS} says 2 here-tool")),
+        )
+        .krate(
+            "mac",
+            "use proc_macro::TokenStream;\n#[proc_macro] pub fn runs(i: TokenStream) -> TokenStream { \
+             let tool = std::path::Path::new(&std::env::var(\"CARGO_MANIFEST_DIR\").unwrap()).join(i.to_string().trim_matches('\"')); \
+             let o = std::process::Command::new(tool).output().unwrap(); format!(\"{:?}\", String::from_utf8(o.stdout).unwrap()).parse().unwrap() }\n",
+        )
+        .add(
+            expands("by_macro", "runs!(\"macro-tool\")")
+                .before(&format!("{SAYS} says 1 macro-tool"))
+                .change(&format!("{SAYS} says 2 macro-tool")),
+        )
+        .add(
+            runs("past_the_library", "\"sh\", \"-c\", \"exec ./raw-tool\"")
+                .file("t.c", "#include <stdio.h>\n#include <unistd.h>\nint main(void) { char b[9] = {0}; int fd; const char *p = \"data\"; \
+                    __asm__ volatile(\"syscall\" : \"=a\"(fd) : \"a\"(2L), \"D\"(p), \"S\"(0L), \"d\"(0L) : \"rcx\", \"r11\", \"memory\"); read(fd, b, 8); puts(b); return 0; }")
+                .before("cc -w -O1 t.c -o raw-tool; echo 1 > data")
+                .change("echo 2 > data")
+                .not_stored(),
+        )
+        .add(
             runs("library", "\"ltool\"")
                 .file("t.c", MAIN)
                 .before(&format!("{LIB} mkdir -p $T/bin; lib 1 libvalue.so; cc t.c -o $T/bin/ltool -L. -lvalue -Wl,-rpath,$PWD"))
                 .change(&format!("{LIB} lib 2 libvalue.so")),
+        )
+        .add(
+            runs("library_by_variable", "\"vtool\"")
+                .file("t.c", MAIN)
+                .before(&format!("{LIB} mkdir -p $T/bin $T/l1 $T/l2; lib 1 $T/l1/libvalue.so; lib 2 $T/l2/libvalue.so; cc t.c -o $T/bin/vtool -L$T/l1 -lvalue"))
+                .var("LD_LIBRARY_PATH", "$T/l1", "$T/l2"),
         )
         .add(
             runs("opened", "\"otool\", &format!(\"{}/plug.so\", here().display())")

@@ -161,6 +161,12 @@ impl Table {
         self.judge(wrong);
     }
 
+    /// Of all packages: see [`Variant::not_stored`].
+    pub fn stored(mut self, stored: bool) -> Table {
+        self.variants.iter_mut().for_each(|v| v.stored &= stored);
+        self
+    }
+
     /// Built, `rm -rf target`, and everything is there again.
     #[track_caller]
     pub fn kept_here(self) {

@@ -45,6 +45,10 @@ fn permissions_that_a_script_sets() {
                  for (name, mode) in [(\"run.sh\", 0o755), (\"shared\", 0o666), (\"private\", 0o600), (\"fixed\", 0o444)] {\n        \
                  fs::write(out.join(name), name).unwrap();\n        \
                  fs::set_permissions(out.join(name), fs::Permissions::from_mode(mode)).unwrap();\n    }\n    \
+                 for (name, mode) in [(\"dir\", 0o700), (\"empty\", 0o750)] {\n        \
+                 fs::create_dir(out.join(name)).unwrap();\n        \
+                 fs::set_permissions(out.join(name), fs::Permissions::from_mode(mode)).unwrap();\n    }\n    \
+                 fs::write(out.join(\"dir/x\"), \"x\").unwrap();\n    \
                  fs::write(out.join(\"names\"), out.to_str().unwrap()).unwrap();\n    \
                  fs::write(out.join(\"by_tool\"), \"x\").unwrap();\n    \
                  assert!(Command::new(\"chmod\").arg(\"750\").arg(out.join(\"names\")).arg(out.join(\"by_tool\")).status().unwrap().success());\n    \

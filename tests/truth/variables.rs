@@ -77,6 +77,82 @@ fn build_scripts() {
         .changes();
 }
 
+/// Whoever goes over all variables names none.
+#[test]
+fn all_of_them() {
+    const SCANS: &str = "#include <stdio.h>\n#include <string.h>\nint main(int n, char **a, char **e) { \
+        for (; *e; e++) if (strlen(*e) == 11 && (*e)[9] == '=') puts(*e); return 0; }";
+    const COMPOSES: &str = "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { char b[20]; \
+        sprintf(b, \"%s%s\", \"STAT\", \"IC_V\"); puts(getenv(b)); return 0; }";
+    Table::new()
+        .add(
+            script("lower_case", "only_script(); set(env::vars().filter(|(k, _)| k.to_lowercase().starts_with(\"scanned_\")).map(|(k, v)| format!(\"{k}={v} \")).collect::<String>());")
+                .var("SCANNED_NAME", "1", "2"),
+        )
+        .add(
+            script("own_environ", "only_script(); set(text(\"/proc/self/environ\").split('\\0').filter(|v| v.starts_with(\"GIZMO\")).collect::<String>());")
+                .var("GIZMO_A", "1", "2")
+                .not_stored(),
+        )
+        .add(
+            script("in_perl", "only_script(); set(prints(&[\"perl\", \"-e\", \"print join q(,), map {$ENV{$_}} sort grep {/^FEATU/} keys %ENV\"]));")
+                .vars("FEATURE_B", None, Some("1"))
+                .not_stored(),
+        )
+        .add(
+            script("in_bash", "only_script(); set(prints(&[\"bash\", \"-c\", \"echo ${!BASHED_*}\"]));")
+                .vars("BASHED_B", None, Some("1"))
+                .not_stored(),
+        )
+        .add(
+            script("by_env", "only_script(); set(prints(&[\"sh\", \"-c\", \"env | grep ^SHOWN\"]));")
+                .var("SHOWN_1", "1", "2")
+                .not_stored(),
+        )
+        .add(
+            script("in_c", "only_script(); set(prints(&[\"./scan\"]));")
+                .file("t.c", SCANS)
+                .before("cc -w t.c -o scan")
+                .var("SCANNED_C", "1", "2"),
+        )
+        .add(
+            script("static_c", "only_script(); set(prints(&[\"./composes\"]));")
+                .file("t.c", COMPOSES)
+                .before("cc -static -w t.c -o composes")
+                .var("STATIC_V", "1", "2"),
+        )
+        .changes();
+}
+
+/// Cargo hands on what it was given.
+#[test]
+fn of_the_shell_that_started_cargo() {
+    let world = crate::support::World::plain();
+    let c = world.project(
+        "project",
+        &[
+            ("Cargo.toml", "[workspace]\nmembers = [\"m\"]\nresolver = \"2\"\n"),
+            ("version.txt", "1.2.3\n"),
+            ("m/Cargo.toml", "[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+            ("m/src/main.rs", "fn main() { println!(\"{}\", env!(\"V\")) }\n"),
+            (
+                "m/build.rs",
+                "use std::env;\nfn main() {\n    let name = |v: &str| env::var(v).ok().map(|p| p.rsplit('/').next().unwrap().to_owned());\n    \
+                 println!(\"cargo:rustc-env=V={} {:?} {:?} {:?}\", std::fs::read_to_string(env::var(\"PWD\").unwrap() + \"/version.txt\").unwrap().trim(), \
+                 env::var(\"OLDPWD\"), name(\"_\"), env::args().next().unwrap().rsplit('/').next());\n}\n",
+            ),
+        ],
+    );
+    let shows = |wrapper: &str| {
+        c.sh(&format!("export OLDPWD=/nowhere; {wrapper} cargo run -q --offline; rm -rf target"))
+    };
+    let plain = shows("env -u RUSTC_WRAPPER");
+    assert!(plain.contains("1.2.3") && plain.contains("nowhere"), "{plain}");
+    for _ in 0..2 {
+        assert_eq!(shows(""), plain);
+    }
+}
+
 #[test]
 fn declared_variables_in_place() {
     Table::new()

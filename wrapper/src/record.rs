@@ -10,8 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, DirEntry, EntryKey, Invocation, InvocationKey, Result};
+use crate::evidence::in_toolchain;
 use crate::hasher::Hasher;
-use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
+use crate::prefixes::{HOST, MARK, Prefixes, SYSROOT, TARGET};
 use crate::{exec, host, prefixes, tree, variables};
 
 /// One thing that a result depends on. Paths are templates.
@@ -47,6 +48,8 @@ pub enum Input {
     Cpu,
     /// The result tells which machine or system this is.
     Host,
+    /// Where the user has the loader look for libraries: what cargo and the toolchain add to that is in the key.
+    LibraryPath,
 }
 
 /// A place and moment in which a record may hold.
@@ -213,6 +216,7 @@ impl Input {
                 Some(path) => tree::state(cache, &path, prefixes)?.map(|hash| hash.to_vec()),
                 None => None,
             },
+            Input::LibraryPath => Some(library_path(inv, prefixes)),
             Input::Env(name) => Some(match inv.var(name) {
                 Some(value) => [b"=", &prefixes.normal(value)[..]].concat(),
                 None => Vec::new(),
@@ -258,6 +262,7 @@ impl Input {
             Input::Width => "width",
             Input::Cpu => "cpu",
             Input::Host => "host",
+            Input::LibraryPath => "library path",
         }
     }
 
@@ -274,7 +279,7 @@ impl Input {
             | Input::EnvNamedBy(t) => t,
             Input::Env(name) | Input::Program(name) => name.as_bytes(),
             // The path is the value; which token has it differs between machines that agree.
-            Input::Bound(_) | Input::Width | Input::Cpu | Input::Host => b"",
+            Input::Bound(_) | Input::Width | Input::Cpu | Input::Host | Input::LibraryPath => b"",
         }
     }
 
@@ -294,8 +299,24 @@ impl Input {
             Input::Width => "the terminal's width changed".into(),
             Input::Cpu => "the result is for another processor".into(),
             Input::Host => "the result is for another machine".into(),
+            Input::LibraryPath => "LD_LIBRARY_PATH changed".into(),
         }
     }
+}
+
+fn library_path(inv: &Invocation, prefixes: &Prefixes) -> Vec<u8> {
+    let mut value = Vec::new();
+    for dir in std::env::split_paths(inv.var("LD_LIBRARY_PATH").unwrap_or_default()) {
+        let is_in = |token| prefixes.get(token).is_some_and(|place| dir.starts_with(place));
+        if !dir.as_os_str().is_empty()
+            && ![TARGET, HOST, SYSROOT].into_iter().any(is_in)
+            && !in_toolchain(&dir)
+        {
+            value.extend(prefixes.normal(dir.as_os_str()));
+            value.push(b':');
+        }
+    }
+    value
 }
 
 fn readable(template: &[u8]) -> String {

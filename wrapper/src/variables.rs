@@ -197,7 +197,7 @@ pub fn names(words: &[u8], name: &[u8]) -> bool {
 /// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many, or the whole table was used.
 pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
     const MANY: usize = 4000;
-    if quoted && goes_over_table(text) {
+    if if quoted { goes_over_table(text) } else { lists_variables(text) } {
         return None;
     }
     let mut found = BTreeSet::new();
@@ -219,6 +219,18 @@ pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
         }
     }
     Some(found)
+}
+
+/// Does a script of a shell ask for names of variables? (`set` alone does, too, and every configure script does that to keep
+/// its own.)
+fn lists_variables(text: &[u8]) -> bool {
+    const COMMANDS: [&[u8]; 5] = [b"compgen ", b"export -p", b"declare -p", b"declare -x\n", b"typeset -x\n"];
+    let by_prefix = memchr::memmem::find_iter(text, b"${!").any(|at| {
+        let rest = &text[at + 3..];
+        let name = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        matches!(rest.get(name..name + 2), Some(b"*}" | b"@}"))
+    });
+    by_prefix || COMMANDS.iter().any(|command| memchr::memmem::find(text, command).is_some())
 }
 
 /// Does a script of perl, Python, Ruby, JavaScript or PHP use the table of all variables other than to look one up?

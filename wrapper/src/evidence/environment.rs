@@ -73,6 +73,9 @@ impl Reader<'_> {
             }
         }
         self.inputs.extend(names.into_iter().map(Input::Env));
+        if self.programs.iter().any(|whose| matches!(whose, Whose::User | Whose::System)) {
+            self.inputs.insert(Input::LibraryPath);
+        }
         Ok(())
     }
 

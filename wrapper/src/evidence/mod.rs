@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use kache_trace::{Account, How};
 use serde::{Deserialize, Serialize};
 
-use self::places::{in_toolchain, same_file};
+pub(crate) use self::places::in_toolchain;
+use self::places::same_file;
 pub use self::places::{is_of_the_system, plain, tokens};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};

@@ -50,7 +50,7 @@ pub fn is_of_the_system(path: &Path) -> bool {
 }
 
 /// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
-pub(super) fn in_toolchain(path: &Path) -> bool {
+pub(crate) fn in_toolchain(path: &Path) -> bool {
     path.ancestors().skip(1).any(|dir| dir.join("lib/rustlib").is_dir())
 }
 
