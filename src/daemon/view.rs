@@ -7,9 +7,11 @@
 use std::io;
 use std::path::Path;
 
-/// Which files a process reaches by absolute paths.
+/// Which files a process reaches by absolute paths, and what its machine is called.
 #[derive(Debug, PartialEq, Eq)]
 struct View {
+    /// Device and inode of the namespace of the machine's name.
+    host: (u64, u64),
     /// Device and inode of the mount namespace.
     namespace: (u64, u64),
     /// Mount, device and inode of the root directory: the same directory can be bound to several places, with other
@@ -58,7 +60,12 @@ impl View {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", root.as_raw_fd()))?;
         let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
         let mount = mount.ok_or(io::ErrorKind::Unsupported)?;
-        Ok(View { namespace: (namespace.dev(), namespace.ino()), root: (mount, meta.dev(), meta.ino()) })
+        let host = std::fs::metadata(process.join("ns/uts"))?;
+        Ok(View {
+            host: (host.dev(), host.ino()),
+            namespace: (namespace.dev(), namespace.ino()),
+            root: (mount, meta.dev(), meta.ino()),
+        })
     }
 }
 

@@ -40,7 +40,7 @@ impl Action {
             started_ns: ran.started_ns,
         };
         let mut seen = self.seen(observed.account(), &scene);
-        match outputs::collect(&script.out_dir) {
+        match outputs::collect(&script.out_dir, crate::umask::of_process()) {
             Ok(found) => {
                 if let Seen::Evidence(evidence) = &mut seen
                     && !self.was_used

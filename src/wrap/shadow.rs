@@ -131,7 +131,7 @@ impl<'a> Elsewhere<'a> {
     }
 
     fn left_the_same(&self, found: &[Found]) -> std::io::Result<bool> {
-        let there = outputs::collect(&self.out_dir)?;
+        let there = outputs::collect(&self.out_dir, crate::umask::of_process())?;
         let is_alike = |(a, b): (&Found, &Found)| a.path == b.path && a.node == b.node;
         if found.len() != there.len() || !found.iter().zip(&there).all(is_alike) {
             return Ok(false);

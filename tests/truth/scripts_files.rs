@@ -105,6 +105,22 @@ fn kinds_of_files() {
                 .change("rmdir vendor; ln -s real vendor"),
         )
         .add(
+            script("behind_a_step_up", "only_script(); set(text(\"dir/../data\"));")
+                .before("echo 1 > data; mkdir -p dir q/r; echo 2 > q/data")
+                .change("rmdir dir; ln -s q/r dir"),
+        )
+        .add(
+            Variant::new("included_behind_a_step_up")
+                .main("fn main() { print!(\"{}\", include_str!(\"../dir/../data\")); }")
+                .before("echo 1 > data; mkdir -p dir q/r; echo 2 > q/data")
+                .change("rmdir dir; ln -s q/r dir"),
+        )
+        .add(
+            script("listed_behind_a_step_up", "only_script(); set(fs::read_dir(\"dir/../inc\").unwrap().count().to_string());")
+                .before("mkdir -p inc dir q/r q/inc; touch q/inc/h.h")
+                .change("rmdir dir; ln -s q/r dir"),
+        )
+        .add(
             script("link_to_a_file", "only_script(); set(fs::symlink_metadata(\"x\").unwrap().is_symlink().to_string());")
                 .before("touch x y")
                 .change("ln -sf y x"),

@@ -48,6 +48,7 @@ fn permissions_that_a_script_sets() {
                  for (name, mode) in [(\"dir\", 0o700), (\"empty\", 0o750)] {\n        \
                  fs::create_dir(out.join(name)).unwrap();\n        \
                  fs::set_permissions(out.join(name), fs::Permissions::from_mode(mode)).unwrap();\n    }\n    \
+                 fs::copy(\"key\", out.join(\"key\")).unwrap();\n    \
                  fs::write(out.join(\"dir/x\"), \"x\").unwrap();\n    \
                  fs::write(out.join(\"names\"), out.to_str().unwrap()).unwrap();\n    \
                  fs::write(out.join(\"by_tool\"), \"x\").unwrap();\n    \
@@ -56,6 +57,7 @@ fn permissions_that_a_script_sets() {
             ),
         ],
     );
+    c.sh("echo secret > key; chmod 600 key");
     let modes = |wrapper: &str, umask: &str| {
         c.clean_plainly();
         c.sh(&format!(

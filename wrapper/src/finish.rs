@@ -16,7 +16,7 @@ use crate::depinfo::{self, DepInfo};
 use crate::evidence::{Beside, Evidence, tokens};
 use crate::hasher::Hasher;
 use crate::lookup::{Miss, Plan, Store, Work};
-use crate::prefixes::{MARK, Prefixes};
+use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
 use crate::proof::Proof;
 use crate::record::{Input, InputRecord};
 use crate::script::outputs::Found;
@@ -234,7 +234,7 @@ fn compile(
     }
     let mut record = InputRecord::new(evidence.inputs.iter().cloned());
     for file in &info.files {
-        let path = crate::evidence::plain(&inv.cwd.join(file));
+        let path = source_path(plan, &inv.cwd.join(file));
         let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
             // A directory that a macro tracks.
             Input::Tree(plan.prefixes.template_path(&path))
@@ -302,6 +302,13 @@ fn compile(
         stdout: plan.prefixes.template(&ran.stdout),
         stderr: plan.prefixes.template(&ran.stderr),
     }))
+}
+
+/// A path of dep-info. What lies in the target directory may be a mount of whoever asks here, and is not looked up.
+fn source_path(plan: &Plan, path: &Path) -> PathBuf {
+    let direct = crate::evidence::plain(path);
+    let in_target = |token| plan.prefixes.get(token).is_some_and(|dir| direct.starts_with(dir));
+    if [TARGET, HOST].into_iter().any(in_target) { direct } else { crate::evidence::without_detours(path) }
 }
 
 /// Stores what an action left outside of its own directory.

@@ -10,6 +10,7 @@ use kache_trace::How;
 
 use super::places::{
     in_toolchain, is_noise, is_of_repository, is_of_the_system, is_special, of_system_state, plain, tokens,
+    without_detours,
 };
 use super::processes::Whose;
 use super::{Beside, Reader, Unproven};
@@ -69,6 +70,11 @@ impl Reader<'_> {
         }
         for (path, process) in outside {
             self.wrote(&path, process)?;
+        }
+        for dir in std::mem::take(&mut self.detours) {
+            if !is_of_the_system(&dir) && !in_toolchain(&dir) && !is_noise(&dir) && dir.exists() {
+                self.inputs.insert(Input::Exists(self.scene.prefixes.template_path(&dir)));
+            }
         }
         Ok(())
     }
@@ -334,13 +340,21 @@ impl Reader<'_> {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return plain(&path);
         };
-        let known = self.parents.entry(dir.to_owned()).or_insert_with(|| {
-            let direct = plain(dir);
-            let real = std::fs::canonicalize(dir).ok()?;
-            // With symbolic links they may be different after all.
-            Some(if std::fs::canonicalize(&direct).ok().as_ref() == Some(&real) { direct } else { real })
-        });
-        known.clone().unwrap_or_else(|| plain(dir)).join(name)
+        if let Some(known) = self.parents.get(dir) {
+            return known.join(name);
+        }
+        let direct = without_detours(dir);
+        for detour in path.ancestors().filter(|dir| dir.file_name().is_none() && dir.parent().is_some()) {
+            // What a step up leads to depends on whether the directory before it is a link.
+            if let Some(left) = detour.parent().map(plain)
+                && !self.scene.inv.cwd.starts_with(&left)
+                && !self.scene.own.starts_with(&left)
+            {
+                self.detours.insert(left);
+            }
+        }
+        self.parents.insert(dir.to_owned(), direct.clone());
+        direct.join(name)
     }
 }
 

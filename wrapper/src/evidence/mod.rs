@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::places::in_toolchain;
 use self::places::same_file;
-pub use self::places::{is_of_the_system, plain, tokens};
+pub use self::places::{is_of_the_system, plain, tokens, without_detours};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};
 use crate::prefixes::{PACKAGE, Prefixes, WORKSPACE};
@@ -105,6 +105,7 @@ impl Scene<'_> {
             programs: account.processes.iter().map(|p| self.whose(&p.program)).collect(),
             path_dirs: self.path_dirs(),
             parents: HashMap::new(),
+            detours: BTreeSet::new(),
             made: HashSet::new(),
             modes: HashSet::new(),
             seen: HashSet::new(),
@@ -170,7 +171,9 @@ struct Reader<'a> {
     programs: Vec<Whose>,
     path_dirs: HashSet<PathBuf>,
     /// Directories without links and detours.
-    parents: HashMap<PathBuf, Option<PathBuf>>,
+    parents: HashMap<PathBuf, PathBuf>,
+    /// Directories that were only stepped out of.
+    detours: BTreeSet<PathBuf>,
     /// What the action made itself.
     made: HashSet<PathBuf>,
     /// What was given permissions by somebody who does not go by the umask.

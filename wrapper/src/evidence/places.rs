@@ -31,6 +31,18 @@ pub fn plain(path: &Path) -> PathBuf {
     out
 }
 
+/// Without `.` and `..`, as the kernel finds it: behind a symbolic link, a step up leads elsewhere than the text says.
+pub fn without_detours(path: &Path) -> PathBuf {
+    let direct = plain(path);
+    if !path.components().any(|c| c == Component::ParentDir) {
+        return direct;
+    }
+    match std::fs::canonicalize(path) {
+        Ok(real) if std::fs::canonicalize(&direct).ok().as_ref() != Some(&real) => real,
+        _ => direct,
+    }
+}
+
 /// The same for every checkout on a machine, and watched by its package manager.
 pub fn is_of_the_system(path: &Path) -> bool {
     [

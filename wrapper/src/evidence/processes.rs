@@ -170,7 +170,10 @@ impl Reader<'_> {
             text.extend_from_slice(arg.as_bytes());
             text.push(b'\n');
         }
-        let read = self.account.accesses.iter().filter(|a| a.process == process);
+        // Modules that came with an interpreter are not the user's words.
+        let installation = p.program.parent().and_then(Path::parent).map(|dir| dir.join("lib"));
+        let is_its_own = |path: &Path| installation.as_ref().is_some_and(|dir| path.starts_with(dir));
+        let read = self.account.accesses.iter().filter(|a| a.process == process && !is_its_own(&a.path));
         for access in read.filter(|a| matches!(a.how, How::Read | How::Exec)) {
             let path = &access.path;
             let is_small = || path.metadata().is_ok_and(|m| m.is_file() && m.len() <= MAX_SCRIPT);

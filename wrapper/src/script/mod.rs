@@ -261,7 +261,14 @@ impl Script {
         record.0.extend(declared.env.iter().cloned().map(Input::Env));
         let mut foreign = false;
         for file in &declared.files {
-            let path = crate::evidence::plain(&self.package.join(file));
+            let direct = crate::evidence::plain(&self.package.join(file));
+            let in_target = |token| self.prefixes.get(token).is_some_and(|dir| direct.starts_with(dir));
+            // What lies in the target directory may be a mount of whoever asks here, and is not looked up.
+            let path = if [TARGET, HOST].into_iter().any(in_target) {
+                direct
+            } else {
+                crate::evidence::without_detours(&self.package.join(file))
+            };
             let template = self.prefixes.template_path(&path);
             let known = template.first() == Some(&MARK) && !matches!(template[1] as char, HOME | AROUND);
             foreign |= !known && !is_of_the_system(&path);

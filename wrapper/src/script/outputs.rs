@@ -63,9 +63,14 @@ pub fn is_empty(out_dir: &Path) -> bool {
     std::fs::read_dir(out_dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
-/// Everything in a directory, sorted. An error also for what cannot be stored (sockets, devices, too much).
-pub fn collect(out_dir: &Path) -> io::Result<Vec<Found>> {
+/// Everything in a directory, sorted. An error also for what cannot be stored (sockets, devices, too much). `umask`: what
+/// has other permissions than that gives was made with them.
+pub fn collect(out_dir: &Path, umask: u32) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
+    let set = |meta: &std::fs::Metadata, usual: &[u32]| {
+        let mode = meta.mode() & 0o777;
+        (!usual.iter().any(|usual| mode == usual & !umask)).then_some(mode as u16)
+    };
     let mut todo = vec![PathBuf::new()];
     while let Some(inner) = todo.pop() {
         let mut empty = true;
@@ -75,15 +80,23 @@ pub fn collect(out_dir: &Path) -> io::Result<Vec<Found>> {
             let path = inner.join(entry.file_name());
             let meta = entry.metadata()?;
             if meta.is_dir() {
+                if let Some(mode) = set(&meta, &[0o777]) {
+                    found.push(Found { node: Node::DirMode(mode), ..Found::bare(path.clone()) });
+                }
                 todo.push(path);
                 continue;
             }
-            found.push(look(&entry.path(), path, &meta)?);
+            let mut file = look(&entry.path(), path, &meta)?;
+            if let Some(mode) = set(&meta, &[0o666, 0o777]).filter(|_| meta.is_file()) {
+                file.node = Node::Mode(mode);
+            }
+            found.push(file);
             if found.len() > MAX_FILES {
                 return Err(io::Error::other(format!("more than {MAX_FILES} files in OUT_DIR")));
             }
         }
-        if empty && !inner.as_os_str().is_empty() {
+        let is_known = |inner: &Path| found.iter().any(|f| f.path == inner.as_os_str().as_bytes());
+        if empty && !inner.as_os_str().is_empty() && !is_known(&inner) {
             found.push(Found { node: Node::Dir, ..Found::bare(inner) });
         }
     }
@@ -435,7 +448,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("a/empty")).unwrap();
         std::fs::write(dir.path().join("a/x.gz"), b"\x1f\x8b123456").unwrap();
         std::os::unix::fs::symlink("x.gz", dir.path().join("a/link")).unwrap();
-        let found = collect(dir.path()).unwrap();
+        let found = collect(dir.path(), crate::testing::umask()).unwrap();
         let names: Vec<(&str, Node)> =
             found.iter().map(|f| (std::str::from_utf8(&f.path).unwrap(), f.node)).collect();
         assert_eq!(names, [("a/empty", Node::Dir), ("a/link", Node::Link), ("a/x.gz", Node::File)]);
