@@ -153,8 +153,10 @@ impl Reader<'_> {
 
     pub(super) fn input(&mut self, how: How, path: &Path, object: u32, process: u32) -> Result<(), Unproven> {
         let scene = self.scene;
-        let is_first =
-            how == How::Exec && self.account.processes.first().is_some_and(|first| first.program == path);
+        // The compiler is in the key, and kache says nothing about what it runs.
+        let is_first = how == How::Exec
+            && (self.account.processes.first().is_some_and(|first| first.program == path)
+                || matches!(scene.whose(path), Whose::Toolchain | Whose::Kache));
         if path.starts_with(scene.sysroot)
             || is_noise(path)
             || is_first
