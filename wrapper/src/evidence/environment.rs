@@ -84,7 +84,7 @@ impl Reader<'_> {
         let Some(p) = self.account.processes.get(process as usize) else { return true };
         let is = |name: &str| p.program.file_name() == Some(OsStr::new(name));
         let is_word = |arg: &&std::ffi::OsString| {
-            !arg.as_bytes().starts_with(b"-") && !(is("env") && arg.as_bytes().contains(&b'='))
+            !(arg.as_bytes().starts_with(b"-") || is("env") && arg.as_bytes().contains(&b'='))
         };
         (is("env") || is("printenv")) && !p.argv.iter().skip(1).any(|arg| is_word(&arg))
     }
