@@ -428,4 +428,244 @@ mod tests {
         assert_ne!(env("1"), env("2"));
         assert_ne!(env(""), place(&[]).key(&[Input::Env("V".into())]), "empty is not unset");
     }
+
+    /// Changes one thing about an input, and the key is another one or none.
+    #[track_caller]
+    fn tells(input: Input, before: &dyn Fn(&Place), after: &dyn Fn(&Place)) {
+        let place = place(&[("PATH", "")]);
+        before(&place);
+        let old = place.key(std::slice::from_ref(&input)).expect("it holds");
+        assert_eq!(place.key(std::slice::from_ref(&input)), Some(old), "{input:?} is the same twice");
+        after(&place);
+        assert_ne!(place.key(std::slice::from_ref(&input)), Some(old), "{input:?}");
+    }
+
+    fn link(place: &Place, to: &str, name: &str) {
+        let path = place.dir.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(to, path).unwrap();
+    }
+
+    #[test]
+    fn existence_tells_what_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = |p: &Place| p.write("x", "text");
+        let remove = |p: &Place| std::fs::remove_file(p.dir.path().join("x")).unwrap();
+        let exists = || Input::Exists(at("x"));
+        tells(exists(), &file, &remove);
+        tells(exists(), &file, &|p| {
+            remove(p);
+            std::fs::create_dir(p.dir.path().join("x")).unwrap();
+        });
+        tells(exists(), &file, &|p| {
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(p.dir.path().join("x"), mode).unwrap();
+        });
+        tells(exists(), &file, &|p| {
+            p.write("y", "text");
+            link(p, "y", "x");
+        });
+        tells(exists(), &|p| std::fs::create_dir(p.dir.path().join("x")).unwrap(), &|p| {
+            std::fs::rename(p.dir.path().join("x"), p.dir.path().join("real")).unwrap();
+            link(p, "real", "x");
+        });
+    }
+
+    #[test]
+    fn a_listing_tells_kinds_and_no_content() {
+        let listing = || Input::Listing(at("d"));
+        let file = |p: &Place| p.write("d/x", "text");
+        tells(listing(), &file, &|p| {
+            std::fs::remove_file(p.dir.path().join("d/x")).unwrap();
+            p.write("d/x/y", "");
+        });
+        tells(listing(), &file, &|p| link(p, "elsewhere", "d/x"));
+        let a = place(&[]);
+        a.write("d/x", "1");
+        let before = a.key(&[listing()]);
+        a.write("d/x", "2");
+        assert_eq!(a.key(&[listing()]), before);
+        assert_eq!(a.key(&[Input::Listing(at("d/x"))]), None, "a file has no names in it");
+    }
+
+    #[test]
+    fn links_tell_where_they_lead() {
+        let first = |p: &Place| {
+            p.write("one/x", "");
+            p.write("two/x", "");
+            link(p, "one", "to");
+        };
+        tells(Input::Link(at("to")), &first, &|p| link(p, "two", "to"));
+        tells(Input::Real(at("to/x")), &first, &|p| link(p, "two", "to"));
+        assert_eq!(place(&[]).key(&[Input::Link(at("to"))]), None);
+        assert_eq!(place(&[]).key(&[Input::Real(at("to"))]), None);
+    }
+
+    #[test]
+    fn settings_above_are_looked_for_in_each_directory() {
+        let a = place(&[]);
+        let inner = a.dir.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        let key = || {
+            let mut prefixes = Prefixes::default();
+            prefixes.add('W', &inner, "");
+            let here = Here { cache: &Disk, inv: &a.inv, prefixes: &prefixes, width: None };
+            let record = InputRecord::new([Input::NowhereAbove(b"settings".to_vec())]);
+            record.entry_key(&here, &InvocationKey([0; 32])).unwrap().unwrap().0
+        };
+        let before = key();
+        a.write("a/b/settings", "");
+        assert_eq!(key(), before, "the checkout itself is not above it");
+        a.write("a/settings", "");
+        let one = key();
+        assert_ne!(one, before);
+        a.write("settings", "");
+        assert_ne!(key(), one);
+    }
+
+    #[test]
+    fn programs_tell_which_of_path_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let a = place(&[]);
+        let dirs = ["one", "two"].map(|name| a.dir.path().join(name));
+        let env = vec![("PATH".into(), std::env::join_paths(&dirs).unwrap())];
+        let inv = Invocation { argv: vec![], cwd: a.dir.path().into(), env };
+        let key = || {
+            let here = Here { cache: &Disk, inv: &inv, prefixes: &a.prefixes, width: None };
+            let record = InputRecord::new([Input::Program("tool".into())]);
+            record.entry_key(&here, &InvocationKey([0; 32])).unwrap().unwrap().0
+        };
+        let write = |name: &str, text: &str| {
+            a.write(name, text);
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(a.dir.path().join(name), mode).unwrap();
+        };
+        let nowhere = key();
+        write("two/tool", "1");
+        let there = key();
+        assert_ne!(there, nowhere);
+        write("two/tool", "2");
+        let other = key();
+        assert_ne!(other, there);
+        write("one/tool", "2");
+        assert_ne!(key(), other, "the same bytes at another place are another program");
+    }
+
+    #[test]
+    fn a_library_path_is_what_the_user_says() {
+        let key = |value: &str| {
+            let mut a = place(&[("LD_LIBRARY_PATH", value)]);
+            a.prefixes.add(TARGET, Path::new("/x/target/debug"), "");
+            a.key(&[Input::LibraryPath])
+        };
+        assert_eq!(key("/x/target/debug/deps:/x/target/debug"), key(""));
+        assert_ne!(key("/x/target/debug/deps:/opt/own/lib"), key(""));
+        assert_ne!(key("/a:/b"), key("/b:/a"));
+    }
+
+    #[test]
+    fn names_and_kinds_of_inputs_are_in_the_key() {
+        let a = place(&[("A", "1"), ("B", "1")]);
+        for name in ["x", "y"] {
+            a.write(name, "text");
+            a.write(&format!("{name}.d/f"), "");
+        }
+        let pairs = [
+            (Input::File(at("x")), Input::File(at("y"))),
+            (Input::Exists(at("x")), Input::Exists(at("y"))),
+            (Input::Absent(at("u")), Input::Absent(at("v"))),
+            (Input::Listing(at("x.d")), Input::Listing(at("y.d"))),
+            (Input::Tree(at("x.d")), Input::Tree(at("y.d"))),
+            (Input::Env("A".into()), Input::Env("B".into())),
+            (Input::Env("NONE".into()), Input::Program("NONE".into())),
+            (Input::Width, Input::Cpu),
+            (Input::Cpu, Input::Host),
+        ];
+        for (one, other) in pairs {
+            assert_ne!(
+                a.key(std::slice::from_ref(&one)),
+                a.key(std::slice::from_ref(&other)),
+                "{one:?}, {other:?}"
+            );
+        }
+        assert_ne!(
+            a.key(&[Input::Env("A".into())]),
+            a.key(&[Input::Env("A".into()), Input::Env("B".into())])
+        );
+    }
+
+    #[test]
+    fn the_width_of_the_terminal_counts() {
+        let a = place(&[]);
+        let key = |width| {
+            let here = Here { cache: &Disk, inv: &a.inv, prefixes: &a.prefixes, width };
+            InputRecord::new([Input::Width]).entry_key(&here, &InvocationKey([0; 32])).unwrap()
+        };
+        assert_ne!(key(Some("80")), key(Some("81")));
+        assert_ne!(key(None), key(Some("80")));
+        let one = InputRecord::new([]).entry_key(
+            &Here { cache: &Disk, inv: &a.inv, prefixes: &a.prefixes, width: None },
+            &InvocationKey([1; 32]),
+        );
+        assert_ne!(one.unwrap().map(|key| key.0), a.key(&[]), "the invocation is in it");
+    }
+
+    #[test]
+    fn records_are_ordered_and_say_what_they_have() {
+        let mut record = InputRecord::new([Input::Width, Input::File(at("x")), Input::Width]);
+        assert_eq!(record.0, [Input::File(at("x")), Input::Width]);
+        record.add(Input::Bound('W'));
+        assert_eq!(record.0, [Input::File(at("x")), Input::Bound('W'), Input::Width]);
+        assert_eq!(record.without(&['W'].into()).0, [Input::File(at("x")), Input::Width]);
+        assert_eq!(record.without(&['P'].into()).0.len(), 3);
+        assert_eq!(InputRecord::from_bytes(&record.to_bytes().unwrap()), Some(record.clone()));
+        let a = place(&[]);
+        assert_eq!(record.files(&a.prefixes), [a.dir.path().join("x")]);
+    }
+
+    #[test]
+    fn a_miss_is_explained_by_what_changed() {
+        let cache = crate::testing::Memory::default();
+        let a = place(&[("V", "1")]);
+        a.write("x", "1");
+        a.write("y", "1");
+        let key = InvocationKey([7; 32]);
+        let here = Here { cache: &cache, inv: &a.inv, prefixes: &a.prefixes, width: None };
+        let record = InputRecord::new([Input::File(at("x")), Input::File(at("y")), Input::Absent(at("z"))]);
+        assert_eq!(explain(&here, &key).unwrap(), "its inputs changed");
+        record.remember(&here, &key).unwrap();
+        assert_eq!(explain(&here, &key).unwrap(), "its inputs were not stored in this combination");
+        a.write("x", "2");
+        a.write("z", "");
+        assert_eq!(explain(&here, &key).unwrap(), "x changed, z appeared");
+    }
+
+    #[test]
+    fn inputs_have_words() {
+        let words = |input: Input| input.in_words();
+        assert_eq!(words(Input::NowhereAbove(b"x".to_vec())), "x above the checkout appeared or went");
+        assert_eq!(words(Input::Exists(at("x"))), "x is another");
+        assert_eq!(words(Input::Listing(at("d"))), "names in d changed");
+        assert_eq!(words(Input::Real(at("d"))), "d leads elsewhere");
+        assert_eq!(words(Input::Tree(at("d"))), "files in d changed");
+        assert_eq!(words(Input::Env("V".into())), "environment variable V changed");
+        assert_eq!(words(Input::EnvNamedBy(at("t"))), "variables that t may read changed");
+        assert_eq!(words(Input::Program("cc".into())), "cc in PATH is another");
+        assert_eq!(words(Input::LibraryPath), "LD_LIBRARY_PATH changed");
+        assert_eq!(words(Input::File(b"\x1fT\x1f/x".to_vec())), "target/x changed");
+    }
+
+    #[test]
+    fn what_lies_in_the_target_directory_may_name_the_checkout() {
+        let key = |mention: &dyn Fn(&Place) -> String, inner: &str| {
+            let mut a = place(&[]);
+            a.prefixes.add(TARGET, &a.dir.path().join("target/debug"), "");
+            let text = mention(&a);
+            a.write(inner, &text);
+            a.key(&[Input::File(a.prefixes.template_path(&a.dir.path().join(inner)))])
+        };
+        let own = |a: &Place| format!("prefix={}", a.dir.path().display());
+        assert_eq!(key(&own, "target/debug/x.pc"), key(&own, "target/debug/x.pc"));
+        assert_ne!(key(&own, "x.pc"), key(&own, "x.pc"), "in a source, it is what it says");
+    }
 }
