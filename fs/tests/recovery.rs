@@ -230,8 +230,13 @@ impl Kills {
         match step {
             Step::Op(op) => {
                 let mounted = self.mounted.apply(op);
+                let state = || kache_fs::mount_state(&self.mounted.root, PATIENCE);
+                // Of a process that is dying, some things in /proc are gone before it is.
+                if mounted == Err(Errno::ACCESS) && state() == MountState::Stale {
+                    return false;
+                }
                 if matches!(mounted, Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::IO)) {
-                    let state = kache_fs::mount_state(&self.mounted.root, PATIENCE);
+                    let state = state();
                     assert_eq!(state, MountState::Stale, "seed {}: {op:?} {mounted:?}", self.seed);
                     return false;
                 }
