@@ -313,6 +313,10 @@ impl Reader<'_> {
                 match (what, access.how) {
                     (b"/exe", How::Link | How::Resolve) => access.path = "/proc/self/exe".into(),
                     (b"/exe", How::Read) => access.path = process.program.clone(),
+                    (b"/environ", _) => {
+                        process.whole_environment = true;
+                        access.path = "/proc/self/environ".into();
+                    }
                     _ if is_detour(what) => {
                         // What that leads to was another thing in another process, and at another time.
                         self.account.gaps.push(format!("it went by way of {}", access.path.display()));
@@ -414,10 +418,10 @@ fn unanswered<'a>(records: &[Record<'a>]) -> Vec<&'a [u8]> {
     begun.map(|record| record.text).collect()
 }
 
-/// A path of /proc behind the process itself: its environment, or what lies behind a link to a directory.
+/// A path of /proc behind a link of the process itself to a directory.
 fn is_detour(path: &[u8]) -> bool {
     let is_below = |name: &[u8]| path.strip_prefix(name).is_some_and(|rest| rest.len() > 1);
-    path == b"/environ" || is_below(b"/cwd") || is_below(b"/root")
+    is_below(b"/cwd") || is_below(b"/root")
 }
 
 /// A program and its arguments.

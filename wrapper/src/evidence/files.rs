@@ -157,6 +157,10 @@ impl Reader<'_> {
         let is_first = how == How::Exec
             && (self.account.processes.first().is_some_and(|first| first.program == path)
                 || matches!(scene.whose(path), Whose::Toolchain | Whose::Kache));
+        // Runtimes of sanitizers read it as well, and ask for variables later.
+        if path == Path::new("/proc/self/environ") && self.object(object) == Whose::User {
+            return Err(format!("it read the whole environment{}", self.by(process)));
+        }
         if path.starts_with(scene.sysroot)
             || is_noise(path)
             || is_first
