@@ -113,7 +113,8 @@ fn alone(
         match spot.base {
             Base::Target => {}
             Base::CargoHome => newest_package = newest_package.max(state.mtime_ns),
-            _ => newest = newest.max(state.mtime_ns),
+            // Whoever forks this fork asks whether they changed since, also by a chown.
+            _ => newest = newest.max(state.mtime_ns).max(state.changed_ns.min(now_ns)),
         }
         if newest.max(newest_package) > now_ns {
             return Err(format!("{} is from the future", path.display()));

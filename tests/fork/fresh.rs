@@ -82,6 +82,20 @@ fn a_fork_can_be_forked() {
     assert!(second.prints("target/debug/app").contains("first "));
 }
 
+/// Files that were given other owners or permissions after they were written are what they were.
+#[test]
+fn a_fork_of_files_with_new_permissions_can_be_forked() {
+    let world = World::new();
+    let donor = built(&world, "build");
+    let first = copy(&donor, "first");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    first.sh("find app base generated macros native -type f -exec chmod u+w {} +");
+    fork(&donor, &first);
+    first.edit("app/src/main.rs", "native {}", "first {}");
+    first.cargo("build").ok().only("edit", &["app bin"]);
+    forked(&first, "second").cargo("build").ok().fresh();
+}
+
 #[test]
 fn two_forks_do_not_see_each_other() {
     let world = World::new();
