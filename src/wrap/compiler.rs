@@ -77,6 +77,7 @@ impl Action {
                 known: &plan.programs,
                 values_bind: true,
                 is_script: false,
+                judged: &plan.macros,
                 is_watched: miss.watch_calls,
                 started_ns: ran.started_ns,
             };

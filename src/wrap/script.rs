@@ -36,6 +36,7 @@ impl Action {
             known: &script.programs,
             values_bind: script.values_bind(),
             is_script: true,
+            judged: std::slice::from_ref(&script.program),
             is_watched: miss.watch_calls,
             started_ns: ran.started_ns,
         };

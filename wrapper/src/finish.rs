@@ -13,10 +13,10 @@ use crate::cache::{
 };
 use crate::compile::Ran;
 use crate::depinfo::{self, DepInfo};
-use crate::evidence::{Beside, Evidence, tokens};
+use crate::evidence::{Beside, Evidence, declared, tokens};
 use crate::hasher::Hasher;
 use crate::lookup::{Miss, Plan, Store, Work};
-use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
+use crate::prefixes::{MARK, Prefixes};
 use crate::proof::Proof;
 use crate::record::{Input, InputRecord};
 use crate::script::outputs::Found;
@@ -234,7 +234,7 @@ fn compile(
     }
     let mut record = InputRecord::new(evidence.inputs.iter().cloned());
     for file in &info.files {
-        let path = source_path(plan, &inv.cwd.join(file));
+        let path = declared(&plan.prefixes, &inv.cwd.join(file));
         let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
             // A directory that a macro tracks.
             Input::Tree(plan.prefixes.template_path(&path))
@@ -304,13 +304,6 @@ fn compile(
     }))
 }
 
-/// A path of dep-info. What lies in the target directory may be a mount of whoever asks here, and is not looked up.
-fn source_path(plan: &Plan, path: &Path) -> PathBuf {
-    let direct = crate::evidence::plain(path);
-    let in_target = |token| plan.prefixes.get(token).is_some_and(|dir| direct.starts_with(dir));
-    if [TARGET, HOST].into_iter().any(in_target) { direct } else { crate::evidence::without_detours(path) }
-}
-
 /// Stores what an action left outside of its own directory.
 pub(crate) fn beside(
     cache: &dyn Cache,
@@ -344,7 +337,7 @@ pub(crate) fn beside(
 /// Where nothing can be observed: why this compile may have read more than the compiler tells. `None`: it has not.
 fn unseen(cache: &dyn Cache, inv: &Invocation, plan: &Plan, info: &DepInfo) -> Result<Option<&'static str>> {
     let compile = &plan.compile;
-    if plan.has_macros || compile.links() || compile.is_proc_macro() {
+    if !plan.macros.is_empty() || compile.links() || compile.is_proc_macro() {
         return Ok(Some("macros and linkers cannot be observed here"));
     }
     let is_plain_driver = compile.driver.len() == 1 && compile.unstable.is_empty();

@@ -207,8 +207,8 @@ pub struct Plan {
     /// Files of the compiler, whose content is in the key.
     pub programs: Vec<PathBuf>,
     pub closure: Closure,
-    /// There are proc macros behind its dependencies.
-    pub has_macros: bool,
+    /// Proc macros and other shared libraries behind its dependencies.
+    pub macros: Vec<PathBuf>,
     pub watched: Vec<(PathBuf, FileId)>,
     pub extra: Vec<PathBuf>,
     /// Tokens that the result is bound to without looking (its bytes cannot be searched).
@@ -450,7 +450,7 @@ impl Action {
                         inputs.push(Input::EnvNamedBy(known.prefixes.template_path(path)));
                     }
                 }
-                let plan = plan(cache, *compile, *known, settings, inv, !macros.is_empty())?;
+                let plan = plan(cache, *compile, *known, settings, inv, macros)?;
                 Work::Compile(Box::new(plan))
             }
             Action::Script(script, _, habits) => {
@@ -500,7 +500,7 @@ fn plan(
     known: Known,
     settings: &Settings,
     inv: &Invocation,
-    has_macros: bool,
+    macros: Vec<PathBuf>,
 ) -> Result<Plan> {
     let wants_incremental = compile.incremental.is_some();
     let store = match settings.incremental {
@@ -535,7 +535,7 @@ fn plan(
         sysroot: known.sysroot,
         programs: known.programs,
         closure: known.closure,
-        has_macros,
+        macros,
         watched: known.watched,
         extra: known.extra,
         // Where libraries are from the program's place is part of a program with rpath.

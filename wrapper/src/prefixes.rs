@@ -154,6 +154,11 @@ impl Prefixes {
         out
     }
 
+    /// Does it lie in the target directory, that of the host included?
+    pub fn in_target(&self, path: &Path) -> bool {
+        [TARGET, HOST].into_iter().any(|token| self.get(token).is_some_and(|dir| path.starts_with(dir)))
+    }
+
     /// The text that a template means here; `None` when it names a path this machine does not know.
     pub fn expand(&self, template: &[u8]) -> Option<Vec<u8>> {
         self.expand_with(template, &<[u8]>::to_vec)

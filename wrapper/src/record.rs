@@ -10,7 +10,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, DirEntry, EntryKey, Invocation, InvocationKey, Result};
-use crate::evidence::in_toolchain;
 use crate::hasher::Hasher;
 use crate::prefixes::{HOST, MARK, Prefixes, SYSROOT, TARGET};
 use crate::{exec, host, prefixes, tree, variables};
@@ -216,7 +215,7 @@ impl Input {
                 Some(path) => tree::state(cache, &path, prefixes)?.map(|hash| hash.to_vec()),
                 None => None,
             },
-            Input::LibraryPath => Some(library_path(inv, prefixes)),
+            Input::LibraryPath => Some(library_path(here)?),
             Input::Env(name) => Some(match inv.var(name) {
                 Some(value) => [b"=", &prefixes.normal(value)[..]].concat(),
                 None => Vec::new(),
@@ -304,19 +303,30 @@ impl Input {
     }
 }
 
-fn library_path(inv: &Invocation, prefixes: &Prefixes) -> Vec<u8> {
+fn library_path(here: &Here) -> Result<Vec<u8>> {
+    let Here { cache, inv, prefixes, .. } = *here;
     let mut value = Vec::new();
     for dir in std::env::split_paths(inv.var("LD_LIBRARY_PATH").unwrap_or_default()) {
-        let is_in = |token| prefixes.get(token).is_some_and(|place| dir.starts_with(place));
-        if !dir.as_os_str().is_empty()
-            && ![TARGET, HOST, SYSROOT].into_iter().any(is_in)
-            && !in_toolchain(&dir)
-        {
+        let is_of_the_sysroot = prefixes.get(SYSROOT).is_some_and(|place| dir.starts_with(place));
+        if dir.as_os_str().is_empty() || prefixes.in_target(&dir) || is_of_the_sysroot {
+            continue;
+        }
+        if !is_of_a_toolchain(cache, &dir)? {
             value.extend(prefixes.normal(dir.as_os_str()));
             value.push(b':');
         }
     }
-    value
+    Ok(value)
+}
+
+/// As [`crate::evidence`] has it; but the cache is asked, which may itself be what serves the directory.
+fn is_of_a_toolchain(cache: &dyn Cache, dir: &Path) -> Result<bool> {
+    for above in dir.ancestors().skip(1) {
+        if cache.stat(&above.join("lib/rustlib"))?.is_some_and(|id| id.is_dir) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn readable(template: &[u8]) -> String {

@@ -52,10 +52,12 @@ impl Cache for Disk {
     }
 }
 
+type Facts = BTreeMap<(&'static str, [u8; 32]), Vec<u8>>;
+
 /// Keeps facts and records in memory.
 #[derive(Default)]
 pub struct Memory {
-    facts: Mutex<BTreeMap<(&'static str, [u8; 32]), Vec<u8>>>,
+    facts: Mutex<Facts>,
     records: Mutex<BTreeMap<[u8; 32], Vec<Vec<u8>>>>,
 }
 

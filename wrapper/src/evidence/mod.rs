@@ -18,9 +18,8 @@ use std::path::{Path, PathBuf};
 use kache_trace::{Account, How};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::places::in_toolchain;
-use self::places::same_file;
-pub use self::places::{is_of_the_system, plain, tokens, without_detours};
+pub use self::places::{declared, is_of_the_system, tokens};
+use self::places::{in_toolchain, plain, same_file};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};
 use crate::prefixes::{PACKAGE, Prefixes, WORKSPACE};
@@ -84,6 +83,8 @@ pub struct Scene<'a> {
     pub values_bind: bool,
     /// The first process is the user's own program, not a compiler.
     pub is_script: bool,
+    /// Programs and libraries that were looked at before they ran.
+    pub judged: &'a [PathBuf],
     /// The kernel watched all its processes.
     pub is_watched: bool,
     /// Nanoseconds since the Unix epoch.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::prefixes::{AROUND, HOME, MARK};
+use crate::prefixes::{AROUND, HOME, MARK, Prefixes};
 use crate::record::Input;
 
 /// Tokens in a template.
@@ -32,7 +32,7 @@ pub fn plain(path: &Path) -> PathBuf {
 }
 
 /// Without `.` and `..`, as the kernel finds it: behind a symbolic link, a step up leads elsewhere than the text says.
-pub fn without_detours(path: &Path) -> PathBuf {
+pub(super) fn without_detours(path: &Path) -> PathBuf {
     let direct = plain(path);
     if !path.components().any(|c| c == Component::ParentDir) {
         return direct;
@@ -41,6 +41,13 @@ pub fn without_detours(path: &Path) -> PathBuf {
         Ok(real) if std::fs::canonicalize(&direct).ok().as_ref() != Some(&real) => real,
         _ => direct,
     }
+}
+
+/// A path that the compiler or a script declared, without detours. What lies in the target directory may be a mount of
+/// whoever asks here, and is not looked up.
+pub fn declared(prefixes: &Prefixes, path: &Path) -> PathBuf {
+    let direct = plain(path);
+    if prefixes.in_target(&direct) { direct } else { without_detours(path) }
 }
 
 /// The same for every checkout on a machine, and watched by its package manager.
@@ -62,7 +69,7 @@ pub fn is_of_the_system(path: &Path) -> bool {
 }
 
 /// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
-pub(crate) fn in_toolchain(path: &Path) -> bool {
+pub(super) fn in_toolchain(path: &Path) -> bool {
     path.ancestors().skip(1).any(|dir| dir.join("lib/rustlib").is_dir())
 }
 

@@ -1,5 +1,6 @@
 //! Who did it: programs, and what their calls tell.
 
+use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -27,13 +28,15 @@ impl Reader<'_> {
         self.programs.get(n as usize).copied().unwrap_or(Whose::User)
     }
 
-    /// Programs and libraries of the user's own that may have made system calls past the C library, which nobody saw.
+    /// Programs and libraries of the user's own that may have made system calls past the C library, which nobody saw. The
+    /// script itself and macros were looked at before they ran.
     pub(super) fn programs(&self) -> Result<(), Unproven> {
         if self.scene.is_watched {
             return Ok(());
         }
         for (path, whose) in self.account.objects.iter().zip(&self.objects) {
             if *whose == Whose::User
+                && !self.scene.judged.contains(path)
                 && let Ok(bytes) = std::fs::read(path)
                 && Object::read(&bytes).is_some_and(|object| object.system_calls && !object.is_static)
             {
@@ -87,23 +90,24 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The file name of its program; `None`: nothing is known of it.
+    fn name_of(&self, process: u32) -> Option<Cow<'_, str>> {
+        let program = &self.account.processes.get(process as usize)?.program;
+        Some(program.file_name().unwrap_or_default().to_string_lossy())
+    }
+
     pub(super) fn by(&self, process: u32) -> String {
-        match self.account.processes.get(process as usize) {
-            Some(p) if process > 0 => {
-                format!(" ({})", p.program.file_name().unwrap_or_default().to_string_lossy())
-            }
-            _ => String::new(),
-        }
+        let name = self.name_of(process).filter(|_| process > 0);
+        name.map_or_else(String::new, |name| format!(" ({name})"))
     }
 
     /// May the result of a process that looked at the clock or took a random number be another one each time? Compilers
     /// look at the clock for names of temporary files, shells and interpreters when they start.
     pub(super) fn tells_moment(&self, process: u32) -> bool {
-        let Some(p) = self.account.processes.get(process as usize) else { return true };
+        let Some(name) = self.name_of(process) else { return true };
         if self.program(process) == Whose::Toolchain {
             return false;
         }
-        let name = p.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if is_build_tool(&name) {
             return false;
         }
@@ -123,8 +127,7 @@ impl Reader<'_> {
         if process == 0 || self.is_first_program(process) {
             return false;
         }
-        let Some(p) = self.account.processes.get(process as usize) else { return true };
-        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        let Some(name) = self.name_of(process) else { return true };
         if self.program(process) == Whose::Toolchain {
             return name == "cargo";
         }
@@ -134,8 +137,7 @@ impl Reader<'_> {
 
     /// Linkers make programs executable as the umask has it.
     pub(super) fn sets_modes(&self, process: u32) -> bool {
-        let Some(p) = self.account.processes.get(process as usize) else { return true };
-        let name = p.program.file_name().unwrap_or_default().to_string_lossy();
+        let Some(name) = self.name_of(process) else { return true };
         self.program(process) != Whose::Toolchain
             && (!is_build_tool(&name) || matches!(&*name, "chmod" | "install" | "tar"))
     }
@@ -152,14 +154,11 @@ impl Reader<'_> {
     }
 
     pub(super) fn is_interpreter(&self, process: u32) -> bool {
-        let program = self.account.processes.get(process as usize).map(|p| p.program.as_path());
-        program.and_then(Path::file_name).is_some_and(|name| is_interpreter(&name.to_string_lossy()))
+        self.name_of(process).is_some_and(|name| is_interpreter(&name))
     }
 
     pub(super) fn is_shell(&self, process: u32) -> bool {
-        let program = self.account.processes.get(process as usize).map(|p| p.program.as_path());
-        let name = program.and_then(Path::file_name).unwrap_or_default();
-        name == "busybox" || name == "fish" || name.as_bytes().ends_with(b"sh")
+        self.name_of(process).is_some_and(|name| name == "busybox" || name.ends_with("sh"))
     }
 
     /// Words and scripts that an interpreter was given.

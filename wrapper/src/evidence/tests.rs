@@ -124,6 +124,7 @@ impl Story {
             known: &[],
             values_bind: self.values_bind,
             is_script: self.is_script,
+            judged: &[],
             is_watched: false,
             started_ns: self.started_ns,
         };

@@ -20,7 +20,7 @@ pub use self::directives::Declared;
 use crate::args::Compile;
 use crate::build::{self, Build};
 use crate::cache::{Cache, Dest, Invocation, InvocationKey, Node, Result, Settings, TextOutput};
-use crate::evidence::is_of_the_system;
+use crate::evidence::{self, is_of_the_system};
 use crate::finish::{self, Left, Made, Seen};
 use crate::hasher::Hasher;
 use crate::lookup::{Action, Lookup};
@@ -261,14 +261,7 @@ impl Script {
         record.0.extend(declared.env.iter().cloned().map(Input::Env));
         let mut foreign = false;
         for file in &declared.files {
-            let direct = crate::evidence::plain(&self.package.join(file));
-            let in_target = |token| self.prefixes.get(token).is_some_and(|dir| direct.starts_with(dir));
-            // What lies in the target directory may be a mount of whoever asks here, and is not looked up.
-            let path = if [TARGET, HOST].into_iter().any(in_target) {
-                direct
-            } else {
-                crate::evidence::without_detours(&self.package.join(file))
-            };
+            let path = evidence::declared(&self.prefixes, &self.package.join(file));
             let template = self.prefixes.template_path(&path);
             let known = template.first() == Some(&MARK) && !matches!(template[1] as char, HOME | AROUND);
             foreign |= !known && !is_of_the_system(&path);
@@ -373,8 +366,7 @@ impl Script {
         const MAX_TEXT: u64 = 1 << 20;
         let mut found = BTreeSet::new();
         for path in record.files(&self.prefixes) {
-            let in_target = |token| self.prefixes.get(token).is_some_and(|dir| path.starts_with(dir));
-            let is_source = !is_of_the_system(&path) && ![TARGET, HOST].into_iter().any(in_target);
+            let is_source = !is_of_the_system(&path) && !self.prefixes.in_target(&path);
             if !is_source || cache.stat(&path)?.is_none_or(|id| id.is_dir || id.size > MAX_TEXT) {
                 continue;
             }
