@@ -197,7 +197,8 @@ pub fn names(words: &[u8], name: &[u8]) -> bool {
 /// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many, or the whole table was used.
 pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
     const MANY: usize = 4000;
-    if if quoted { goes_over_table(text) } else { lists_variables(text) } {
+    let uses_all = if quoted { goes_over_table(text) } else { lists_variables(text) };
+    if uses_all {
         return None;
     }
     let mut found = BTreeSet::new();

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::directives::Declared;
 use crate::args::Compile;
 use crate::build::{self, Build};
-use crate::cache::{Cache, Dest, Invocation, InvocationKey, Node, Result, Settings, TextOutput};
+use crate::cache::{Cache, Invocation, InvocationKey, Result, Settings};
 use crate::evidence::{self, is_of_the_system};
 use crate::finish::{self, Left, Made, Seen};
 use crate::hasher::Hasher;
@@ -303,28 +303,8 @@ impl Script {
         if let Err(why) = self.add_declared(cache, &declared, &mut record)? {
             return Ok(Err(why));
         }
-        let mut found = left.found.clone();
-        for file in &mut found {
-            let path = self.out_dir.join(OsStr::from_bytes(&file.path));
-            match (evidence.modes.get(&path), file.node) {
-                (None, _) | (_, Node::Link) => {}
-                (Some(mode), Node::Dir) => file.node = Node::DirMode(*mode),
-                (Some(mode), _) => file.node = Node::Mode(*mode),
-            }
-        }
+        let found = outputs::with_modes(&left.found, &evidence.modes, &self.out_dir);
         let mut stored = outputs::store(cache, &self.out_dir, &found, &self.prefixes, !self.immutable)?;
-        // Directories that hold something, which `found` does not have.
-        for (path, mode) in &evidence.modes {
-            let is_there = |text: &TextOutput| matches!(&text.dest, Dest::Tree(known, _) if path.ends_with(OsStr::from_bytes(known)));
-            if let Ok(inner) = path.strip_prefix(&self.out_dir)
-                && !inner.as_os_str().is_empty()
-                && cache.stat(path)?.is_some_and(|id| id.is_dir)
-                && !stored.texts.iter().any(is_there)
-            {
-                let dest = Dest::Tree(inner.as_os_str().as_bytes().to_vec(), Node::DirMode(*mode));
-                stored.texts.push(TextOutput { dest, template: Vec::new() });
-            }
-        }
         stored.bound.extend(self.quoted_paths(cache, &record)?);
         let stdout = outputs::template(&ran.stdout, &self.prefixes, &mut stored.bound);
         let stderr = outputs::template(&ran.stderr, &self.prefixes, &mut stored.bound);

@@ -111,6 +111,24 @@ impl Found {
     }
 }
 
+/// The same with permissions that were seen to be set, also those of directories which hold something and so are not in
+/// `found`.
+pub fn with_modes(found: &[Found], modes: &BTreeMap<PathBuf, u16>, out_dir: &Path) -> Vec<Found> {
+    let mut all: BTreeMap<&[u8], Found> = found.iter().map(|f| (f.path.as_slice(), f.clone())).collect();
+    let inside = modes.iter().filter_map(|(path, mode)| Some((path.strip_prefix(out_dir).ok()?, *mode)));
+    for (path, mode) in inside.filter(|(path, _)| !path.as_os_str().is_empty()) {
+        let found = all
+            .entry(path.as_os_str().as_bytes())
+            .or_insert_with(|| Found { node: Node::Dir, ..Found::bare(path.to_owned()) });
+        found.node = match found.node {
+            Node::Link => Node::Link,
+            Node::Dir | Node::DirMode(_) => Node::DirMode(mode),
+            Node::File | Node::Program | Node::Mode(_) => Node::Mode(mode),
+        };
+    }
+    all.into_values().collect()
+}
+
 fn look(file: &Path, inner: PathBuf, meta: &std::fs::Metadata) -> io::Result<Found> {
     let mut found = Found::bare(inner);
     if meta.is_symlink() {
@@ -481,6 +499,24 @@ mod tests {
             stderr: Vec::new(),
             took_ms: 0,
         }
+    }
+
+    #[test]
+    fn permissions_that_were_set_are_of_one_place() {
+        let out = Path::new("/out");
+        let at = |path: &str, node| Found { node, ..Found::bare(path.into()) };
+        let found = [at("d", Node::Dir), at("link", Node::Link), at("x", Node::File), at("y", Node::Program)];
+        let modes = ["", "a/d", "d", "link", "x"].map(|path| (out.join(path), 0o700));
+        let modes = modes.into_iter().chain([("/elsewhere/y".into(), 0o600)]).collect();
+        let all: Vec<_> = with_modes(&found, &modes, out).into_iter().map(|f| (f.path, f.node)).collect();
+        let wanted = [
+            ("a/d", Node::DirMode(0o700)),
+            ("d", Node::DirMode(0o700)),
+            ("link", Node::Link),
+            ("x", Node::Mode(0o700)),
+            ("y", Node::Program),
+        ];
+        assert_eq!(all, wanted.map(|(path, node)| (path.as_bytes().to_vec(), node)));
     }
 
     #[test]
