@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
 use super::{signals, socket};
 use crate::config::Config;
 use crate::remote::Sharing;
+
+/// Locked by the daemon of a cache directory as long as it lives.
+const LOCK: &str = "daemon.lock";
 
 /// How often the daemon looks after itself.
 const TICK: Duration = Duration::from_millis(500);
@@ -47,7 +50,7 @@ struct Server {
 ///
 /// `prepare` is called once when everything is ready; it may decide against serving.
 pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Result<()> {
-    let Some(_instance) = single_instance(&config.cache_dir)? else {
+    let Some(instance) = single_instance(&config.cache_dir)? else {
         bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
     };
     return_large_memory();
@@ -75,21 +78,34 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     server.engine.recover();
     let prepared = prepare(&server.engine);
     if matches!(prepared, Ok(true)) {
-        serve(&server, &Arc::new(listener), &bed, config.daemon_idle_timeout);
+        let is_ours = || is_still(&instance, &config.cache_dir.join(LOCK));
+        serve(&server, &Arc::new(listener), &bed, config.daemon_idle_timeout, &is_ours);
     }
-    let _ = std::fs::remove_file(&path);
+    // In a new directory at that place another daemon may listen.
+    if is_still(&instance, &config.cache_dir.join(LOCK)) {
+        let _ = std::fs::remove_file(&path);
+    }
     server.engine.shutdown(server.handover.load(Ordering::SeqCst));
     prepared.map(drop)
 }
 
-fn serve(server: &Arc<Server>, listener: &Arc<UnixListener>, bed: &signals::Bed, idle_timeout: Duration) {
+/// `is_ours`: the cache directory is the one we were started for. When somebody has removed it, there is nothing to do
+/// as soon as nobody waits for us.
+fn serve(
+    server: &Arc<Server>,
+    listener: &Arc<UnixListener>,
+    bed: &signals::Bed,
+    idle_timeout: Duration,
+    is_ours: &dyn Fn() -> bool,
+) {
     wait_for_clients(server, listener);
     while !signals::ending() {
         bed.sleep(TICK);
         server.engine.tick();
         server.engine.snapshot_quiet();
         let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
-        if idle && server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle() {
+        let is_free = server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle();
+        if is_free && (idle || !is_ours()) {
             break;
         }
     }
@@ -273,10 +289,16 @@ fn resident() -> Option<u64> {
     text.split(' ').nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
 }
 
+/// Is the file at `path` the one that we hold locked?
+fn is_still(held: &File, path: &Path) -> bool {
+    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    held.metadata().ok().map(id) == std::fs::symlink_metadata(path).ok().map(id)
+}
+
 /// Holds the lock of the one daemon of a cache directory; `None` when another has it.
 pub fn single_instance(cache_dir: &Path) -> Result<Option<File>> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir)?;
-    let path = cache_dir.join("daemon.lock");
+    let path = cache_dir.join(LOCK);
     let mut file = open_lock_file(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {

@@ -16,6 +16,7 @@ by_root_and_user!(
     a_new_program_takes_over,
     another_version_takes_over,
     a_daemon_without_work_ends,
+    a_daemon_whose_directory_was_removed_ends_and_leaves_the_next_one_alone,
     a_daemon_that_hangs_is_passed_by,
 );
 
@@ -167,6 +168,20 @@ fn a_daemon_without_work_ends(world: World) {
     std::thread::sleep(Duration::from_millis(2500));
     c.cargo("build").ok();
     assert!(c.kache(&["daemon", "status"]).status.success(), "it has a mount to serve");
+}
+
+fn a_daemon_whose_directory_was_removed_ends_and_leaves_the_next_one_alone(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.kache_prints("umount");
+    let first = Pid::from_raw(world.daemon());
+    kill(first, Signal::SIGSTOP).unwrap();
+    std::fs::remove_dir_all(world.cache()).unwrap();
+    c.kache_prints("daemon start");
+    kill(first, Signal::SIGCONT).unwrap();
+    world.wait_for_end(first.as_raw());
+    assert!(c.kache(&["daemon", "status"]).status.success(), "the socket of the next one is gone");
+    c.cargo("build").ok();
+    runs(&c);
 }
 
 fn a_daemon_that_hangs_is_passed_by(world: World) {
