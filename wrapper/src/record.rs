@@ -184,15 +184,13 @@ impl Input {
             }
             Input::Exists(t) => match at(t) {
                 Some(path) => {
-                    let link = u8::from(cache.is_link(&path)?) << 4;
-                    match cache.stat(&path)? {
-                        Some(id) if id.is_dir => Some(vec![link | 1]),
-                        Some(id) => {
-                            let kind = link | (2 + u8::from(id.executable));
-                            Some([&[kind], &id.size.to_le_bytes()[..]].concat())
-                        }
-                        None => None,
-                    }
+                    let is_link = cache.is_link(&path)?;
+                    cache.stat(&path)?.map(|id| {
+                        // What a directory takes on the disk is nobody's concern.
+                        let (executable, size) = if id.is_dir { (false, 0) } else { (id.executable, id.size) };
+                        let kind = [is_link, id.is_dir, executable].map(u8::from);
+                        [&kind, &size.to_le_bytes()[..]].concat()
+                    })
                 }
                 None => None,
             },
@@ -482,6 +480,20 @@ mod tests {
     }
 
     #[test]
+    fn that_a_directory_exists_does_not_tell_what_is_in_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let a = place(&[]);
+        a.write("d/x", "");
+        let before = a.key(&[Input::Exists(at("d"))]);
+        for n in 0..600 {
+            a.write(&format!("d/a-rather-long-name-{n}"), "");
+        }
+        let mode = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(a.dir.path().join("d"), mode).unwrap();
+        assert_eq!(a.key(&[Input::Exists(at("d"))]), before);
+    }
+
+    #[test]
     fn a_listing_tells_kinds_and_no_content() {
         let listing = || Input::Listing(at("d"));
         let file = |p: &Place| p.write("d/x", "text");
@@ -571,6 +583,11 @@ mod tests {
         assert_eq!(key("/x/target/debug/deps:/x/target/debug"), key(""));
         assert_ne!(key("/x/target/debug/deps:/opt/own/lib"), key(""));
         assert_ne!(key("/a:/b"), key("/b:/a"));
+        let toolchain = tempfile::tempdir().unwrap();
+        let lib = toolchain.path().join("lib");
+        assert_ne!(key(lib.to_str().unwrap()), key(""));
+        std::fs::create_dir_all(lib.join("rustlib")).unwrap();
+        assert_eq!(key(lib.to_str().unwrap()), key(""), "cargo and rustup say it by themselves");
     }
 
     #[test]
