@@ -177,6 +177,8 @@ pub struct Site {
     name: String,
     mounted: bool,
     built: bool,
+    /// Files have changed since the target directory was empty.
+    edited: bool,
 }
 
 struct Campaign {
@@ -255,7 +257,7 @@ impl Campaign {
         ] {
             checkout = checkout.env(name, value);
         }
-        Site { checkout, name, mounted: false, built: false }
+        Site { checkout, name, mounted: false, built: false, edited: false }
     }
 
     /// How many builds were compared, and the difference that was found.
@@ -310,7 +312,8 @@ impl Campaign {
             "garden" => garden::edit(site, &mut self.vars, &mut self.dice),
             _ => others::edit(site, &mut self.vars, &mut self.dice),
         };
-        let name = &self.sites[at].name;
+        site.edited = true;
+        let name = &site.name;
         self.steps.push(format!("{name}: {what}{}", if seen { "" } else { ", clean" }));
         if !seen {
             // Variables and tools are everybody's.
@@ -327,7 +330,7 @@ impl Campaign {
         } else {
             site.checkout.clean_plainly();
         }
-        site.built = false;
+        (site.built, site.edited) = (false, false);
     }
 
     /// Cleans, mounts, unmounts, copies, forks, collects.
@@ -355,7 +358,7 @@ impl Campaign {
             }
             4 if !self.sites[at].mounted => {
                 let output = self.sites[at].checkout.cargo_output(["clean", "--offline"]);
-                self.sites[at].built = false;
+                (self.sites[at].built, self.sites[at].edited) = (false, false);
                 format!("{name}: cargo clean ({})", output.status)
             }
             n if self.sites.len() < 4 => {
@@ -376,7 +379,8 @@ impl Campaign {
                     // Where a donor is not known as one of the same project, there is nothing to fork.
                     site.checkout.kache(&["fork"]);
                 }
-                self.sites.push(Site { built: forked, ..site });
+                let edited = forked && self.sites[at].edited;
+                self.sites.push(Site { built: forked, edited, ..site });
                 format!("{to}: {} of {name}", if forked { "fork" } else { "copy" })
             }
             _ => return,

@@ -24,6 +24,11 @@ pub fn show_read_only(from: &Path, to: &Path) {
         .expect("a read-only bind mount");
 }
 
+/// Nothing in `dir`, for this thread and what it starts.
+pub fn empty(dir: &Path) {
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
+}
+
 /// Everything mounted below `dir`, deepest first.
 pub fn mounts_below(dir: &Path) -> Vec<std::path::PathBuf> {
     let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("the mount table");

@@ -80,9 +80,19 @@ impl World {
         World::with(Mode::Plain, true)
     }
 
+    /// The same as `plain` in another place than where temporary files usually are.
+    pub fn plain_in(parent: &Path) -> World {
+        World::at(parent, Mode::Plain, false)
+    }
+
     fn with(mode: Mode, unprivileged: bool) -> World {
+        World::at(&std::env::temp_dir(), mode, unprivileged)
+    }
+
+    fn at(parent: &Path, mode: Mode, unprivileged: bool) -> World {
         namespace::enter();
-        let root = tempfile::Builder::new().prefix("kache-story-").tempdir().expect("a directory").keep();
+        let root =
+            tempfile::Builder::new().prefix("kache-story-").tempdir_in(parent).expect("a directory").keep();
         let root = fs::canonicalize(root).expect("a directory");
         // Others must be able to look in, for the stories with two users.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("our own directory");
@@ -264,7 +274,7 @@ fn program() -> PathBuf {
 }
 
 /// The toolchain that runs these tests, without rustup's proxies.
-fn sysroot() -> PathBuf {
+pub fn sysroot() -> PathBuf {
     let asked = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc starts");
     PathBuf::from(String::from_utf8(asked.stdout).expect("a path").trim())
 }

@@ -20,6 +20,7 @@ mod native;
 mod nested;
 mod outputs;
 mod paths;
+mod places;
 mod products;
 mod scripts_files;
 mod scripts_git;

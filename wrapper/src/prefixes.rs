@@ -104,6 +104,12 @@ impl Prefixes {
         all
     }
 
+    /// Does it lie in the checkout, in its target directory, in a package, or in what cargo keeps?
+    pub fn is_of_the_build(&self, path: &Path) -> bool {
+        let counts = |p: &&Prefix| !p.is_vague() && ![SYSROOT, RUST_SRC].contains(&p.token);
+        self.0.iter().filter(counts).any(|p| path.starts_with(&p.path))
+    }
+
     pub fn get(&self, token: char) -> Option<&Path> {
         self.0.iter().find(|p| p.token == token && !p.is_alias).map(|p| p.path.as_path())
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, DirEntry, EntryKey, Invocation, InvocationKey, Result};
 use crate::hasher::Hasher;
-use crate::prefixes::{HOST, MARK, Prefixes, SYSROOT, TARGET};
+use crate::prefixes::{HOST, MARK, Prefixes, TARGET};
 use crate::{exec, host, prefixes, tree, variables};
 
 /// One thing that a result depends on. Paths are templates.
@@ -187,7 +187,8 @@ impl Input {
                     let is_link = cache.is_link(&path)?;
                     cache.stat(&path)?.map(|id| {
                         // What a directory takes on the disk is nobody's concern.
-                        let (executable, size) = if id.is_dir { (false, 0) } else { (id.executable, id.size) };
+                        let (executable, size) =
+                            if id.is_dir { (false, 0) } else { (id.executable, id.size) };
                         let kind = [is_link, id.is_dir, executable].map(u8::from);
                         [&kind, &size.to_le_bytes()[..]].concat()
                     })
@@ -305,8 +306,7 @@ fn library_path(here: &Here) -> Result<Vec<u8>> {
     let Here { cache, inv, prefixes, .. } = *here;
     let mut value = Vec::new();
     for dir in std::env::split_paths(inv.var("LD_LIBRARY_PATH").unwrap_or_default()) {
-        let is_of_the_sysroot = prefixes.get(SYSROOT).is_some_and(|place| dir.starts_with(place));
-        if dir.as_os_str().is_empty() || prefixes.in_target(&dir) || is_of_the_sysroot {
+        if dir.as_os_str().is_empty() || prefixes.in_target(&dir) {
             continue;
         }
         if !is_of_a_toolchain(cache, &dir)? {
@@ -317,14 +317,10 @@ fn library_path(here: &Here) -> Result<Vec<u8>> {
     Ok(value)
 }
 
-/// As [`crate::evidence`] has it; but the cache is asked, which may itself be what serves the directory.
+/// Where a toolchain has its libraries: cargo and rustup say it by themselves.
 fn is_of_a_toolchain(cache: &dyn Cache, dir: &Path) -> Result<bool> {
-    for above in dir.ancestors().skip(1) {
-        if cache.stat(&above.join("lib/rustlib"))?.is_some_and(|id| id.is_dir) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(dir.ancestors().any(|above| above.ends_with("lib/rustlib"))
+        || cache.stat(&dir.join("rustlib"))?.is_some_and(|id| id.is_dir))
 }
 
 fn readable(template: &[u8]) -> String {
@@ -587,7 +583,7 @@ mod tests {
         let lib = toolchain.path().join("lib");
         assert_ne!(key(lib.to_str().unwrap()), key(""));
         std::fs::create_dir_all(lib.join("rustlib")).unwrap();
-        assert_eq!(key(lib.to_str().unwrap()), key(""), "cargo and rustup say it by themselves");
+        assert_eq!(key(lib.to_str().unwrap()), key(""));
     }
 
     #[test]

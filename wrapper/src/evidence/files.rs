@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use kache_trace::How;
 
 use super::places::{
-    in_toolchain, is_noise, is_of_repository, is_of_the_system, is_special, of_system_state, plain, tokens,
-    without_detours,
+    is_noise, is_of_repository, is_special, of_system_state, plain, tokens, without_detours,
 };
 use super::processes::Whose;
 use super::{Beside, Reader, Unproven};
@@ -72,7 +71,11 @@ impl Reader<'_> {
             self.wrote(&path, process)?;
         }
         for dir in std::mem::take(&mut self.detours) {
-            if !is_of_the_system(&dir) && !in_toolchain(&dir) && !is_noise(&dir) && dir.exists() {
+            if !self.scene.is_of_the_system(&dir)
+                && !self.scene.in_toolchain(&dir)
+                && !is_noise(&dir)
+                && dir.exists()
+            {
                 self.inputs.insert(Input::Exists(self.scene.prefixes.template_path(&dir)));
             }
         }
@@ -82,8 +85,15 @@ impl Reader<'_> {
     /// Something that was written, if it is still there.
     pub(super) fn wrote(&mut self, path: &Path, process: u32) -> Result<(), Unproven> {
         let Ok(meta) = self.scene.at(path).symlink_metadata() else { return Ok(()) };
-        if !(meta.is_file() || meta.is_dir() || meta.is_symlink()) || is_special(path) {
+        if is_special(path) {
             return Ok(());
+        }
+        if !(meta.is_file() || meta.is_dir() || meta.is_symlink()) {
+            // Somebody at the other end got it, and would not the next time.
+            return match self.is_jobserver(path) {
+                true => Ok(()),
+                false => Err(format!("it wrote {}, which is no file{}", self.shown(path), self.by(process))),
+            };
         }
         if self.is_own(path) {
             if self.modes.contains(path) && !meta.is_symlink() {
@@ -107,6 +117,14 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(format!("it wrote {}{}", self.shown(path), self.by(process)))
+    }
+
+    /// The pipe by which make, cargo and compilers share processors.
+    fn is_jobserver(&self, path: &Path) -> bool {
+        ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"].iter().any(|name| {
+            let flags = self.scene.inv.var(name).unwrap_or_default();
+            occurs_as_path(flags.as_bytes(), path.as_os_str().as_bytes())
+        })
     }
 
     pub(super) fn is_own(&self, path: &Path) -> bool {
@@ -161,15 +179,20 @@ impl Reader<'_> {
         if path == Path::new("/proc/self/environ") && self.object(object) == Whose::User {
             return Err(format!("it read the whole environment{}", self.by(process)));
         }
-        if path.starts_with(scene.sysroot)
-            || is_noise(path)
-            || is_first
-            || scene.known.iter().any(|k| k == path)
+        if scene.in_own_toolchain(path) || is_noise(path) || is_first || scene.known.iter().any(|k| k == path)
         {
             return Ok(());
         }
         let (object, program) = (self.object(object), self.program(process));
         let by_compiler = object != Whose::User && !(scene.is_script && process == 0);
+        // How it finds its own libraries, and the loader them.
+        if by_compiler
+            && program == Whose::Toolchain
+            && path.starts_with(scene.sysroot)
+            && !matches!(how, How::Read | How::Exec)
+        {
+            return Ok(());
+        }
         if by_compiler && self.is_crate(how, path) {
             return Ok(());
         }
@@ -212,8 +235,11 @@ impl Reader<'_> {
         let input = match how {
             How::Read | How::Exec => {
                 let Ok(meta) = path.metadata() else { return Ok(()) };
-                if meta.is_dir() || meta.file_type().is_fifo() || meta.file_type().is_socket() {
+                if meta.is_dir() || self.is_jobserver(path) {
                     return Ok(());
+                }
+                if !meta.is_file() {
+                    return Err(format!("it read {}, which is no file{}", path.display(), self.by(process)));
                 }
                 self.unchanged(path, &meta, in_target)?;
                 Input::File(template.clone())
@@ -232,8 +258,8 @@ impl Reader<'_> {
                 let is_around = scene.own.starts_with(path) || scene.inv.cwd.starts_with(path);
                 match path.metadata() {
                     Ok(meta) if meta.is_dir() && (is_around || in_target) => return Ok(()),
-                    Ok(meta) if meta.is_file() || meta.is_dir() => Input::Exists(template.clone()),
-                    _ => return Ok(()),
+                    Ok(_) => Input::Exists(template.clone()),
+                    Err(_) => return Ok(()),
                 }
             }
             How::Link if path == Path::new("/proc/self/exe") => {
@@ -257,7 +283,7 @@ impl Reader<'_> {
                         self.ask(&real);
                     }
                 }
-                if is_of_the_system(path) || by_compiler {
+                if scene.is_of_the_system(path) || by_compiler {
                     return Ok(());
                 }
                 Input::Real(template.clone())
@@ -274,7 +300,9 @@ impl Reader<'_> {
     pub(super) fn above_checkout(&self, path: &Path) -> Option<Vec<u8>> {
         let prefixes = self.scene.prefixes;
         let root = prefixes.get(PACKAGE).or(prefixes.get(WORKSPACE))?;
-        if is_of_the_system(path) || tokens(&prefixes.template_path(path)).iter().any(|t| *t != HOME) {
+        if self.scene.is_of_the_system(path)
+            || tokens(&prefixes.template_path(path)).iter().any(|t| *t != HOME)
+        {
             return None;
         }
         let dir = root.ancestors().skip(1).find(|dir| path.starts_with(dir))?;
@@ -287,8 +315,8 @@ impl Reader<'_> {
         let known = template.first() == Some(&MARK)
             && template.get(1).is_some_and(|t| ![HOME, AROUND].contains(&(*t as char)));
         !known
-            && !is_of_the_system(path)
-            && !in_toolchain(path)
+            && !self.scene.is_of_the_system(path)
+            && !self.scene.in_toolchain(path)
             && !self.path_dirs.iter().any(|dir| path.parent() == Some(dir))
     }
 
@@ -314,9 +342,6 @@ impl Reader<'_> {
         meta: &std::fs::Metadata,
         in_target: bool,
     ) -> Result<(), Unproven> {
-        if is_of_the_system(path) {
-            return Ok(());
-        }
         let ns = |s: i64, ns: i64| s * 1_000_000_000 + ns;
         let changed = ns(meta.ctime(), meta.ctime_nsec());
         let modified = ns(meta.mtime(), meta.mtime_nsec());

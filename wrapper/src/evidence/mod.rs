@@ -19,7 +19,7 @@ use kache_trace::{Account, How};
 use serde::{Deserialize, Serialize};
 
 pub use self::places::{declared, is_of_the_system, tokens};
-use self::places::{in_toolchain, plain, same_file};
+use self::places::{plain, same_file, toolchain_of};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};
 use crate::prefixes::{PACKAGE, Prefixes, WORKSPACE};
@@ -142,16 +142,29 @@ impl Scene<'_> {
         }
     }
 
+    fn is_of_the_system(&self, path: &Path) -> bool {
+        is_of_the_system(self.prefixes, path)
+    }
+
+    /// These are the same for every checkout of a user.
+    fn in_toolchain(&self, path: &Path) -> bool {
+        !self.prefixes.is_of_the_build(path) && toolchain_of(path).is_some()
+    }
+
+    fn in_own_toolchain(&self, path: &Path) -> bool {
+        !self.prefixes.is_of_the_build(path) && toolchain_of(path) == Some(self.sysroot)
+    }
+
     fn whose(&self, object: &Path) -> Whose {
         let is_rustup = object.file_name() == Some(OsStr::new("rustup"))
             || object
                 .parent()
                 .is_some_and(|dir| dir.join("rustup").exists() && same_file(object, &dir.join("rustup")));
-        if object.starts_with(self.sysroot) || is_rustup || in_toolchain(object) {
+        if is_rustup || self.in_toolchain(object) {
             Whose::Toolchain
         } else if std::env::current_exe().is_ok_and(|own| own == object) {
             Whose::Kache
-        } else if is_of_the_system(object) {
+        } else if self.is_of_the_system(object) {
             Whose::System
         } else {
             Whose::User

@@ -1,8 +1,11 @@
 //! What a path says of itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::prefixes::{AROUND, HOME, MARK, Prefixes};
 use crate::record::Input;
@@ -50,9 +53,9 @@ pub fn declared(prefixes: &Prefixes, path: &Path) -> PathBuf {
     if prefixes.in_target(&direct) { direct } else { without_detours(path) }
 }
 
-/// The same for every checkout on a machine, and watched by its package manager.
-pub fn is_of_the_system(path: &Path) -> bool {
-    [
+/// The same for every checkout on a machine, and watched by its package manager; unless that is where somebody builds.
+pub fn is_of_the_system(prefixes: &Prefixes, path: &Path) -> bool {
+    const DIRS: &[&str] = &[
         "/usr",
         "/lib",
         "/lib64",
@@ -63,25 +66,70 @@ pub fn is_of_the_system(path: &Path) -> bool {
         "/nix/store",
         "/run/current-system",
         "/var/lib",
-    ]
-    .iter()
-    .any(|dir| path.starts_with(dir))
+    ];
+    DIRS.iter().any(|dir| path.starts_with(dir)) && !prefixes.is_of_the_build(path)
 }
 
-/// Does it belong to a toolchain, whichever that is? These are the same for every checkout of a user.
-pub(super) fn in_toolchain(path: &Path) -> bool {
-    path.ancestors().skip(1).any(|dir| dir.join("lib/rustlib").is_dir())
+/// The toolchain that a path belongs to, whichever that is.
+pub(super) fn toolchain_of(path: &Path) -> Option<&Path> {
+    static ROOTS: Mutex<BTreeMap<PathBuf, Option<Toolchain>>> = Mutex::new(BTreeMap::new());
+    let mut roots = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    path.ancestors().find(|root| {
+        if !roots.contains_key(*root) {
+            roots.insert(root.to_path_buf(), Toolchain::at(root));
+        }
+        let inner = path.strip_prefix(root).unwrap_or(path);
+        roots[*root].as_ref().is_some_and(|toolchain| toolchain.has(inner))
+    })
 }
 
-/// Devices and the like: what is written there is not left.
+/// May share its directories with anything else (`/usr`, `/usr/local`): what its installer put there is in lists, and
+/// without lists only the compiler itself is known.
+struct Toolchain {
+    installed: HashSet<PathBuf>,
+    is_alone: bool,
+}
+
+impl Toolchain {
+    fn at(root: &Path) -> Option<Toolchain> {
+        let entries = std::fs::read_dir(root.join("lib/rustlib")).ok()?.flatten();
+        let manifests = entries.filter(|e| e.file_name().as_bytes().starts_with(b"manifest-"));
+        let texts: Vec<String> = manifests.filter_map(|e| std::fs::read_to_string(e.path()).ok()).collect();
+        let files = texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("file:"));
+        let installed: HashSet<PathBuf> = files.map(PathBuf::from).collect();
+        let mut programs = std::fs::read_dir(root.join("bin")).into_iter().flatten().flatten();
+        let is_alone = !root.join("include").exists()
+            && programs.all(|entry| {
+                let inner = Path::new("bin").join(entry.file_name());
+                is_compiler(&inner) || installed.contains(&inner)
+            });
+        Some(Toolchain { installed, is_alone })
+    }
+
+    fn has(&self, inner: &Path) -> bool {
+        self.is_alone
+            || inner.starts_with("lib/rustlib")
+            || is_compiler(inner)
+            || self.installed.contains(inner)
+    }
+}
+
+fn is_compiler(inner: &Path) -> bool {
+    const PROGRAMS: &[&str] = &["cargo", "cargo-clippy", "clippy-driver", "rustc", "rustdoc", "rustfmt"];
+    const LIBRARIES: &[&str] = &["librustc_driver-", "libstd-"];
+    let (dir, name) = (inner.parent(), inner.file_name().and_then(OsStr::to_str).unwrap_or_default());
+    dir == Some(Path::new("bin")) && PROGRAMS.contains(&name)
+        || LIBRARIES.iter().any(|head| name.starts_with(head)) && inner.starts_with("lib")
+}
+
+/// The kernel's own files: what is written there is not left.
 pub(super) fn is_special(path: &Path) -> bool {
-    ["/dev", "/proc", "/sys"].iter().any(|dir| path.starts_with(dir))
+    ["/proc", "/sys"].iter().any(|dir| path.starts_with(dir))
 }
 
 /// What programs look at to know how they are run: how many processors there are, where temporary files go.
 pub(super) fn is_noise(path: &Path) -> bool {
     const NOISE: &[&str] = &[
-        "/dev",
         "/sys/devices/system/cpu",
         "/sys/devices/system/node",
         "/sys/fs/cgroup",
@@ -102,13 +150,15 @@ pub(super) fn is_noise(path: &Path) -> bool {
         "/run",
         "/tmp",
         "/var/tmp",
+        "/dev/pts",
+        "/dev/shm",
     ];
     let is_own = |dir: &str| path == Path::new(dir);
-    let is_tmp = |dir: &str| matches!(dir, "/tmp" | "/var/tmp" | "/dev" | "/run");
+    let is_tmp = |dir: &str| matches!(dir, "/tmp" | "/var/tmp" | "/run" | "/dev/shm");
     if path == Path::new("/proc/self/exe") {
         return false;
     }
-    NOISE.iter().any(|dir| is_own(dir) || !(is_tmp(dir) && *dir != "/dev") && path.starts_with(dir))
+    NOISE.iter().any(|dir| is_own(dir) || !is_tmp(dir) && path.starts_with(dir))
 }
 
 /// Files of the kernel that tell of machine and moment: as an input, or (`Err`) as none that could be checked again.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kache_trace::{How, Object, What};
 
-use super::places::{is_local_service, is_of_the_system};
+use super::places::is_local_service;
 use super::{Reader, Unproven};
 use crate::record::Input;
 
@@ -176,7 +176,7 @@ impl Reader<'_> {
         for access in read.filter(|a| matches!(a.how, How::Read | How::Exec)) {
             let path = &access.path;
             let is_small = || path.metadata().is_ok_and(|m| m.is_file() && m.len() <= MAX_SCRIPT);
-            if !is_of_the_system(path) && !path.starts_with(self.scene.sysroot) && is_small() {
+            if !self.scene.is_of_the_system(path) && !self.scene.in_own_toolchain(path) && is_small() {
                 let bytes = std::fs::read(path).unwrap_or_default();
                 if !bytes[..bytes.len().min(512)].contains(&0) {
                     text.extend(bytes);

@@ -264,7 +264,7 @@ impl Script {
             let path = evidence::declared(&self.prefixes, &self.package.join(file));
             let template = self.prefixes.template_path(&path);
             let known = template.first() == Some(&MARK) && !matches!(template[1] as char, HOME | AROUND);
-            foreign |= !known && !is_of_the_system(&path);
+            foreign |= !known && !is_of_the_system(&self.prefixes, &path);
             record.0.push(match cache.stat(&path)? {
                 None => {
                     return Ok(Err(format!("it asks to be run always ({} is not there)", file.display())));
@@ -346,7 +346,7 @@ impl Script {
         const MAX_TEXT: u64 = 1 << 20;
         let mut found = BTreeSet::new();
         for path in record.files(&self.prefixes) {
-            let is_source = !is_of_the_system(&path) && !self.prefixes.in_target(&path);
+            let is_source = !is_of_the_system(&self.prefixes, &path) && !self.prefixes.in_target(&path);
             if !is_source || cache.stat(&path)?.is_none_or(|id| id.is_dir || id.size > MAX_TEXT) {
                 continue;
             }
