@@ -327,6 +327,13 @@ unsafe fn prepared(
         path(how::EXEC, from, seen.0, seen.1);
         let program =
             examine(seen.0, seen.1, &mut |interpreter| path(how::EXEC, from, AT_FDCWD, interpreter), 0);
+        // In another root, or as another user.
+        let program = if sys::faccessat(AT_FDCWD, objects::ours().as_ptr(), 4) < 0 {
+            log::gap(b"a program was started from where the observer cannot be seen");
+            Program::Foreign
+        } else {
+            program
+        };
         if is_of_another(envp) {
             log::gap(b"it was observed by somebody else");
             return call(None);

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Place, asker, complete, hows, programs};
 use kache_trace::How;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 #[test]
@@ -322,4 +323,21 @@ fn descriptors_and_errors_are_left_alone() {
         }"#,
     );
     complete(place.observe(&mut Command::new(program)));
+}
+
+/// Where our library cannot be loaded from, programs run without it, and without a word of the loader.
+#[test]
+fn in_another_root_and_as_another_user() {
+    let place = Place::new();
+    place.c("program", &["-static"], "#include <stdio.h>\nint main(void) { puts(\"here\"); return 0; }");
+    std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for (script, expected) in [
+        (format!("chroot {} /program", place.path.display()), "here"),
+        ("setpriv --reuid 65534 --clear-groups sh -c 'echo \"$(id -u)${LD_PRELOAD-}\"' 2>&1".into(), "65534"),
+    ] {
+        let check =
+            format!("got=$({script}); test \"$got\" = {expected} || {{ echo \"$got\" >&2; exit 1; }}");
+        let account = place.shell(&check);
+        assert!(account.gaps.iter().any(|gap| gap.contains("cannot be seen")), "{:?}", account.gaps);
+    }
 }

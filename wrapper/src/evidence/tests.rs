@@ -14,6 +14,7 @@ use crate::record::Input;
 /// A checkout with a package, and an account that is being written.
 struct Story {
     dir: tempfile::TempDir,
+    toolchain: tempfile::TempDir,
     env: BTreeMap<String, String>,
     argv: Vec<String>,
     account: Account,
@@ -30,8 +31,12 @@ impl Story {
         for inner in ["src", "target/debug/build/p-1/out", "target/debug/deps", "tools"] {
             std::fs::create_dir_all(dir.path().join(inner)).unwrap();
         }
+        let toolchain =
+            tempfile::Builder::new().prefix("toolchain").tempdir_in(std::env::temp_dir()).unwrap();
+        std::fs::create_dir_all(toolchain.path().join("lib/rustlib")).unwrap();
         let mut story = Story {
             dir,
+            toolchain,
             env: BTreeMap::new(),
             argv: Vec::new(),
             account: Account::default(),
@@ -117,7 +122,7 @@ impl Story {
         let scene = Scene {
             inv: &inv,
             prefixes: &prefixes,
-            sysroot: Path::new("/usr/lib/a-toolchain"),
+            sysroot: self.toolchain.path(),
             own: &self.at(own),
             moved: None,
             crates: &[self.at("target/debug/deps")],
@@ -275,8 +280,7 @@ fn moments_are_not_stored() {
     }
     // A compiler names its temporary files.
     let mut s = Story::compile();
-    let rustc = PathBuf::from("/usr/lib/a-toolchain/bin/rustc");
-    s.account.processes[0].program = rustc;
+    s.account.processes[0].program = s.toolchain.path().join("bin/rustc");
     s.asks(0, What::Clock).asks(0, What::Random);
     assert!(s.read().is_ok());
 }
@@ -322,11 +326,11 @@ fn whoever_asks_where_it_is_has_a_path() {
         ("/usr/bin/cc1", &["cc1"], false),
         ("/usr/bin/ld", &["ld"], false),
         ("/usr/bin/dash", &["sh", "-c", "echo"], false),
-        ("/usr/lib/a-toolchain/bin/rustc", &["rustc"], false),
-        ("/usr/lib/a-toolchain/bin/cargo", &["cargo"], true),
+        ("bin/rustc", &["rustc"], false),
+        ("bin/cargo", &["cargo"], true),
     ] {
         let mut s = Story::script();
-        let helper = s.process(program, words, Some(0));
+        let helper = s.process(s.toolchain.path().join(program), words, Some(0));
         s.asks(helper, What::WorkingDirectory);
         assert_eq!(own(&s), tells, "{program}");
     }
@@ -434,8 +438,9 @@ fn files_of_another_place_belong_to_this_checkout() {
 fn crates_are_in_the_key_and_their_neighbours_are_not() {
     let mut s = Story::compile();
     let deps = s.at("target/debug/deps");
-    s.account.objects.push("/usr/lib/a-toolchain/lib/librustc_driver.so".into());
-    s.account.processes[0].program = "/usr/lib/a-toolchain/bin/rustc".into();
+    let toolchain = s.toolchain.path().to_owned();
+    s.account.objects.push(toolchain.join("lib/librustc_driver-1.so"));
+    s.account.processes[0].program = toolchain.join("bin/rustc");
     let crate_file = s.write("target/debug/deps/libx-1.rlib", TEXT);
     s.does(0, How::Read, &crate_file).does(0, How::List, &deps);
     assert_eq!(s.inputs(), []);
