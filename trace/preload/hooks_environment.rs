@@ -13,9 +13,9 @@ type Any = *mut c_void;
 type Moment = [c_long; 2];
 
 hooks! {
-    fn getenv(real, from; name: P) -> P { asked(from, name); real(name) }
-    fn secure_getenv(real, from; name: P) -> P { asked(from, name); real(name) }
-    fn __secure_getenv(real, from; name: P) -> P { asked(from, name); real(name) }
+    fn getenv(real, from; name: P) -> P { asked(from, name); shown(name, real(name)) }
+    fn secure_getenv(real, from; name: P) -> P { asked(from, name); shown(name, real(name)) }
+    fn __secure_getenv(real, from; name: P) -> P { asked(from, name); shown(name, real(name)) }
 
     // What the C library asks for itself does not come by.
     fn setlocale(real, from; category: c_int, locale: P) -> P { locales(from, locale); real(category, locale) }
@@ -161,6 +161,15 @@ fn elsewhere() {
 unsafe fn asked(from: usize, name: P) {
     // SAFETY: getenv takes a string.
     log::variable(from, unsafe { bytes(name) });
+}
+
+/// Without an observer there would be none.
+unsafe fn shown(name: P, value: P) -> P {
+    // SAFETY: both are strings, the value only if there is one.
+    unsafe {
+        let is_ours = !value.is_null() && bytes(name) == b"LD_PRELOAD" && bytes(value) == objects::ours();
+        if is_ours { core::ptr::null() } else { value }
+    }
 }
 
 unsafe fn locales(from: usize, locale: P) {

@@ -341,3 +341,18 @@ fn in_another_root_and_as_another_user() {
         assert!(account.gaps.iter().any(|gap| gap.contains("cannot be seen")), "{:?}", account.gaps);
     }
 }
+
+/// Who asks for it gets what there would be without us.
+#[test]
+fn the_preloaded_library_is_not_shown() {
+    let place = Place::new();
+    let shows = "fn main() { std::process::exit(i32::from(std::env::var_os(\"LD_PRELOAD\").is_some())) }";
+    let program = place.rust("shows", &[], shows);
+    complete(place.observe(&mut Command::new(&program)));
+    complete(place.shell("./shows"));
+    let theirs = place.c("theirs.so", &["-shared", "-fPIC"], "");
+    assert!(
+        std::panic::catch_unwind(|| place.observe(Command::new(&program).env("LD_PRELOAD", &theirs)))
+            .is_err()
+    );
+}

@@ -95,6 +95,11 @@ impl Reader<'_> {
                 false => Err(format!("it wrote {}, which is no file{}", self.shown(path), self.by(process))),
             };
         }
+        // Nobody else is to get these from a cache.
+        let special = if meta.is_file() { 0o6000 } else { 0o1000 };
+        if meta.mode() & special != 0 && (self.is_own(path) || self.may_write(path)) {
+            return Err(format!("it gave {} special permissions{}", self.shown(path), self.by(process)));
+        }
         if self.is_own(path) {
             if self.modes.contains(path) && !meta.is_symlink() {
                 self.out.modes.insert(path.to_owned(), (meta.mode() & 0o777) as u16);

@@ -249,7 +249,9 @@ fn permissions_count_that_no_linker_set() {
     let file = s.write("target/debug/build/p-1/out/run.sh", TEXT);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o750)).unwrap();
     s.does(0, How::Write, &file).does(0, How::Mode, &file);
-    assert_eq!(s.evidence().modes, BTreeMap::from([(file, 0o750)]));
+    assert_eq!(s.evidence().modes, BTreeMap::from([(file.clone(), 0o750)]));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4750)).unwrap();
+    assert!(s.unproven().contains("special permissions"));
 
     let mut s = Story::script();
     let file = s.write("target/debug/build/p-1/out/linked", TEXT);
