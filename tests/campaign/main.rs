@@ -380,7 +380,8 @@ impl Campaign {
                     site.checkout.kache(&["fork"]);
                 }
                 let edited = forked && self.sites[at].edited;
-                self.sites.push(Site { built: forked, edited, ..site });
+                let built = forked && site.checkout.dir().join("target").exists();
+                self.sites.push(Site { built, edited, ..site });
                 format!("{to}: {} of {name}", if forked { "fork" } else { "copy" })
             }
             _ => return,
