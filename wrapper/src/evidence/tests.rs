@@ -996,3 +996,15 @@ fn paths_and_tokens_are_found_as_wholes() {
     assert_eq!(tokens(b"abc\x1fP\x1f/x \x1fU\x1f \x1fT\x1f"), [PACKAGE, TARGET].into());
     assert!(tokens(b"\x1fPx").is_empty() && tokens(b"\x1fp\x1f").is_empty());
 }
+
+#[test]
+fn scripts_of_the_user_name_variables_and_others_do_not() {
+    let mut s = Story::script();
+    let (own, other) = (s.write("tools/x.sh", "echo $MODE"), s.toolchain("lib/x.sh"));
+    put(&other, "echo $OTHER");
+    let sh = s.has_all("/usr/bin/dash", &["sh", "x.sh"]);
+    s.does(sh, How::Read, own).does(sh, How::Read, other).does(sh, How::Read, "/etc/profile");
+    let mut found = s.inputs();
+    found.retain(|input| matches!(input, Input::Env(_)));
+    assert_eq!(found, [Input::Env("MODE".into())]);
+}
