@@ -245,6 +245,8 @@ fn goes_over_table(text: &[u8]) -> bool {
         ("ENV.", &["fetch", "[]", "key", "has_key", "include", "delete", "store"]),
         ("$_ENV", &["["]),
         ("getenv()", &[]),
+        // Of awk; `ENVIRONMENT` is any word.
+        ("ENVIRON", &["[", "MENT"]),
     ];
     TABLES.iter().any(|(table, uses)| {
         memchr::memmem::find_iter(text, table.as_bytes()).any(|at| {
@@ -281,14 +283,25 @@ mod tests {
 
     #[test]
     fn a_table_of_variables_is_used_to_look_one_up_or_as_a_whole() {
-        for text in
-            ["print $ENV{'X'}", "os.environ['X']", "os.environ.get('X')", "process.env.X", "MY_ENV.each"]
-        {
+        for text in [
+            "print $ENV{'X'}",
+            "os.environ['X']",
+            "os.environ.get('X')",
+            "process.env.X",
+            "MY_ENV.each",
+            "ENVIRON[\"X\"]",
+            "ENVIRONMENT",
+        ] {
             assert!(mentioned(text.as_bytes(), true).is_some(), "{text}");
         }
-        for text in
-            ["keys %ENV", "for k in os.environ:", "dict(os.environ)", "Object.keys(process.env)", "ENV.each"]
-        {
+        for text in [
+            "keys %ENV",
+            "for k in os.environ:",
+            "dict(os.environ)",
+            "Object.keys(process.env)",
+            "ENV.each",
+            "for (n in ENVIRON)",
+        ] {
             assert!(mentioned(text.as_bytes(), true).is_none(), "{text}");
             assert!(mentioned(text.as_bytes(), false).is_some(), "{text} in a shell");
         }

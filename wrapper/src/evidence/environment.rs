@@ -38,8 +38,7 @@ impl Reader<'_> {
         for (n, process) in self.account.processes.iter().enumerate() {
             let (n, whose) = (n as u32, self.programs[n]);
             // What the first program itself may read is known from its words.
-            let is_first = n == 0 && self.scene.is_script || self.is_first_program(n);
-            if is_first || !process.whole_environment && whose != Whose::User {
+            if self.is_first_program(n) || !process.whole_environment && whose != Whose::User {
                 continue;
             }
             match whose {
@@ -55,12 +54,18 @@ impl Reader<'_> {
                 }
                 Whose::System => {
                     let text = self.text_of(n);
-                    let has_table = self.is_interpreter(n) && !self.is_shell(n);
-                    let mentioned =
+                    let names_it = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
+                    let has_table =
+                        self.is_interpreter(n) && !self.is_shell(n) || self.is_awk(n) && names_it(b"ENVIRON");
+                    let mut mentioned =
                         variables::mentioned(&text, has_table).ok_or("it read the whole environment")?;
+                    if self.name_of(n).as_deref() == Some("printenv") {
+                        mentioned.extend(
+                            process.argv.iter().skip(1).filter_map(|arg| arg.to_str().map(str::to_owned)),
+                        );
+                    }
                     // A shell knows where it is by itself; what a script makes of that cannot be seen.
                     let is_own = |name: &str| name == "PWD" || name == "OLDPWD";
-                    let names_it = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
                     if self.scene.is_script && (names_it(b"PWD") || names_it(b"pwd")) {
                         self.ask(&self.scene.inv.cwd.clone());
                     }

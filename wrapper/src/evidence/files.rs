@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use kache_trace::How;
@@ -24,24 +24,25 @@ impl Reader<'_> {
         let written: HashSet<PathBuf> = written.map(|a| self.really(&a.path)).collect();
         let mut outside: BTreeMap<PathBuf, u32> = BTreeMap::new();
         for access in &account.accesses {
-            if self.object(access.object) == Whose::Kache || self.program(access.process) == Whose::Kache {
-                if access.how == How::Exec {
-                    continue;
-                }
-                if !matches!(access.how, How::Write | How::Mode | How::Remove) {
-                    continue;
-                }
-            }
-            let path = self.really(&access.path);
-            if !self.seen.insert((path.clone(), access.how)) && access.how != How::Link {
+            let by_kache =
+                self.object(access.object) == Whose::Kache || self.program(access.process) == Whose::Kache;
+            if by_kache && !matches!(access.how, How::Write | How::Mode | How::Remove) {
                 continue;
             }
+            let path = self.really(&access.path);
             if access.how == How::Mode && self.sets_modes(access.process) {
                 self.modes.insert(path.clone());
             }
+            // Who it was decides whether it is an input.
+            let who = (self.object(access.object), self.program(access.process), access.process == 0);
+            if !self.seen.insert((path.clone(), access.how, who)) && access.how != How::Link {
+                continue;
+            }
+            if matches!(access.how, How::Read | How::List) {
+                self.looked_into.insert(path.clone());
+            }
             if matches!(access.how, How::Write | How::Mode) {
-                let was_read =
-                    [How::Read, How::List].iter().any(|how| self.seen.contains(&(path.clone(), *how)));
+                let was_read = self.looked_into.contains(&path);
                 if was_read && !self.made.contains(&path) && path.is_file() && !self.is_own(&path) {
                     return Err(format!("it changed {}, which it read", path.display()));
                 }
@@ -126,10 +127,11 @@ impl Reader<'_> {
 
     /// The pipe by which make, cargo and compilers share processors.
     fn is_jobserver(&self, path: &Path) -> bool {
-        ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"].iter().any(|name| {
-            let flags = self.scene.inv.var(name).unwrap_or_default();
-            occurs_as_path(flags.as_bytes(), path.as_os_str().as_bytes())
-        })
+        path.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
+            && ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"].iter().any(|name| {
+                let flags = self.scene.inv.var(name).unwrap_or_default();
+                occurs_as_path(flags.as_bytes(), path.as_os_str().as_bytes())
+            })
     }
 
     pub(super) fn is_own(&self, path: &Path) -> bool {
@@ -150,7 +152,7 @@ impl Reader<'_> {
     /// Does an argument name this path, or a directory above it that is not the whole checkout?
     pub(super) fn is_named(&self, path: &Path) -> bool {
         let cwd = &self.scene.inv.cwd;
-        let above = path.ancestors().take_while(|dir| !cwd.starts_with(dir) && dir.parent().is_some());
+        let above = path.ancestors().take_while(|dir| !cwd.starts_with(dir));
         let mut spelled: Vec<PathBuf> = Vec::new();
         for dir in above {
             spelled.push(dir.to_owned());
@@ -224,7 +226,11 @@ impl Reader<'_> {
             && self.path_dirs.contains(dir)
         {
             self.inputs.insert(Input::Program(name.to_owned()));
-            if how != How::Exec {
+            // In a checkout, it may be something else that a program looked for.
+            let is_of_checkout = [PACKAGE, WORKSPACE, TARGET]
+                .into_iter()
+                .any(|token| scene.prefixes.get(token).is_some_and(|root| dir.starts_with(root)));
+            if how != How::Exec && !is_of_checkout {
                 return Ok(());
             }
         }
@@ -263,6 +269,7 @@ impl Reader<'_> {
                 let is_around = scene.own.starts_with(path) || scene.inv.cwd.starts_with(path);
                 match path.metadata() {
                     Ok(meta) if meta.is_dir() && (is_around || in_target) => return Ok(()),
+                    Ok(_) if self.is_jobserver(path) => return Ok(()),
                     Ok(_) => Input::Exists(template.clone()),
                     Err(_) => return Ok(()),
                 }
@@ -333,7 +340,7 @@ impl Reader<'_> {
                 let name = path.file_name().unwrap_or_default().as_bytes();
                 let is_library =
                     [&b".rlib"[..], b".rmeta", b".so", b".dylib", b".dll"].iter().any(|e| name.ends_with(e));
-                in_crates && is_library || how != How::Read && self.scene.crates.iter().any(|c| c == path)
+                in_crates && is_library || self.scene.crates.iter().any(|c| c == path)
             }
             _ => false,
         }
@@ -373,11 +380,14 @@ impl Reader<'_> {
         if !path.components().any(|c| c == Component::ParentDir) {
             return path;
         }
-        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-            return plain(&path);
+        // What ends with a step up is a directory.
+        let (dir, name) = match path.file_name() {
+            Some(name) => (path.parent().unwrap_or(&path), Path::new(name)),
+            None => (path.as_path(), Path::new("")),
         };
+        let inner = |dir: &Path| plain(&dir.join(name));
         if let Some(known) = self.parents.get(dir) {
-            return known.join(name);
+            return inner(known);
         }
         let direct = without_detours(dir);
         for detour in path.ancestors().filter(|dir| dir.file_name().is_none() && dir.parent().is_some()) {
@@ -389,8 +399,9 @@ impl Reader<'_> {
                 self.detours.insert(left);
             }
         }
-        self.parents.insert(dir.to_owned(), direct.clone());
-        direct.join(name)
+        let found = inner(&direct);
+        self.parents.insert(dir.to_owned(), direct);
+        found
     }
 }
 

@@ -10,7 +10,6 @@ mod processes;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -110,6 +109,7 @@ impl Scene<'_> {
             made: HashSet::new(),
             modes: HashSet::new(),
             seen: HashSet::new(),
+            looked_into: HashSet::new(),
             inputs: BTreeSet::new(),
             foreign: false,
             out: Evidence::default(),
@@ -156,10 +156,7 @@ impl Scene<'_> {
     }
 
     fn whose(&self, object: &Path) -> Whose {
-        let is_rustup = object.file_name() == Some(OsStr::new("rustup"))
-            || object
-                .parent()
-                .is_some_and(|dir| dir.join("rustup").exists() && same_file(object, &dir.join("rustup")));
+        let is_rustup = same_file(object, &object.with_file_name("rustup"));
         if is_rustup || self.in_toolchain(object) {
             Whose::Toolchain
         } else if std::env::current_exe().is_ok_and(|own| own == object) {
@@ -173,8 +170,8 @@ impl Scene<'_> {
 
     /// Directories of `PATH`, absolute.
     fn path_dirs(&self) -> HashSet<PathBuf> {
-        let path = self.inv.var("PATH").unwrap_or_default();
-        std::env::split_paths(path).map(|dir| plain(&self.inv.cwd.join(dir))).collect()
+        let dirs = self.inv.var("PATH").into_iter().flat_map(std::env::split_paths);
+        dirs.map(|dir| plain(&self.inv.cwd.join(dir))).collect()
     }
 }
 
@@ -192,7 +189,10 @@ struct Reader<'a> {
     made: HashSet<PathBuf>,
     /// What was given permissions by somebody who does not go by the umask.
     modes: HashSet<PathBuf>,
-    seen: HashSet<(PathBuf, How)>,
+    /// With whose code it was, in whose program, and whether that is the first process.
+    seen: HashSet<(PathBuf, How, (Whose, Whose, bool))>,
+    /// What was read or listed.
+    looked_into: HashSet<PathBuf>,
     inputs: BTreeSet<Input>,
     /// Something was read that may be another thing for another checkout.
     foreign: bool,

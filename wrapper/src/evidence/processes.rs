@@ -11,7 +11,7 @@ use super::{Reader, Unproven};
 use crate::record::Input;
 
 /// Whose code it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Whose {
     User,
     Toolchain,
@@ -91,7 +91,7 @@ impl Reader<'_> {
     }
 
     /// The file name of its program; `None`: nothing is known of it.
-    fn name_of(&self, process: u32) -> Option<Cow<'_, str>> {
+    pub(super) fn name_of(&self, process: u32) -> Option<Cow<'_, str>> {
         let program = &self.account.processes.get(process as usize)?.program;
         Some(program.file_name().unwrap_or_default().to_string_lossy())
     }
@@ -159,6 +159,10 @@ impl Reader<'_> {
 
     pub(super) fn is_shell(&self, process: u32) -> bool {
         self.name_of(process).is_some_and(|name| name == "busybox" || name.ends_with("sh"))
+    }
+
+    pub(super) fn is_awk(&self, process: u32) -> bool {
+        self.name_of(process).is_some_and(|name| name.ends_with("awk"))
     }
 
     /// Words and scripts that an interpreter was given.

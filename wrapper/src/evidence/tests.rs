@@ -6,41 +6,54 @@ use std::path::{Path, PathBuf};
 
 use kache_trace::{Access, Account, Call, How, Process, Variable, What};
 
-use super::{Evidence, Scene};
+use super::files::occurs_as_path;
+use super::places::{is_noise, toolchain_of};
+use super::{Beside, Evidence, Scene, declared, is_of_the_system, tokens};
 use crate::cache::{Invocation, Node};
 use crate::prefixes::{PACKAGE, Prefixes, TARGET, WORKSPACE};
-use crate::record::Input;
+use crate::record::{Input, MAX_INPUTS};
 
 /// A checkout with a package, and an account that is being written.
 struct Story {
     dir: tempfile::TempDir,
-    toolchain: tempfile::TempDir,
+    /// Has a toolchain.
+    elsewhere: tempfile::TempDir,
     env: BTreeMap<String, String>,
     argv: Vec<String>,
     account: Account,
     is_script: bool,
+    moved: Option<PathBuf>,
+    known: Vec<PathBuf>,
     values_bind: bool,
     started_ns: i64,
 }
 
+fn put(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
 const TEXT: &str = "text";
+const OUT: &str = "target/debug/build/p-1/out";
+const LIBC: &str = "/usr/lib/libc.so.6";
 
 impl Story {
     fn new(is_script: bool) -> Story {
-        let dir = tempfile::Builder::new().prefix("evidence").tempdir_in(std::env::temp_dir()).unwrap();
+        let [dir, elsewhere] =
+            [(); 2].map(|()| tempfile::Builder::new().prefix("evidence").tempdir().unwrap());
+        std::fs::create_dir_all(elsewhere.path().join("toolchain/lib/rustlib")).unwrap();
         for inner in ["src", "target/debug/build/p-1/out", "target/debug/deps", "tools"] {
             std::fs::create_dir_all(dir.path().join(inner)).unwrap();
         }
-        let toolchain =
-            tempfile::Builder::new().prefix("toolchain").tempdir_in(std::env::temp_dir()).unwrap();
-        std::fs::create_dir_all(toolchain.path().join("lib/rustlib")).unwrap();
         let mut story = Story {
             dir,
-            toolchain,
+            elsewhere,
             env: BTreeMap::new(),
             argv: Vec::new(),
             account: Account::default(),
             is_script,
+            moved: None,
+            known: Vec::new(),
             values_bind: true,
             started_ns: i64::MAX,
         };
@@ -48,7 +61,7 @@ impl Story {
         let program = if is_script {
             story.at("target/debug/build/p-1/build-script-build")
         } else {
-            PathBuf::from("/usr/bin/rustc")
+            story.toolchain("bin/rustc")
         };
         story.process(program, &["x"], None);
         story
@@ -66,10 +79,23 @@ impl Story {
         self.dir.path().join(inner)
     }
 
+    fn elsewhere(&self, inner: &str) -> PathBuf {
+        self.elsewhere.path().join(inner)
+    }
+
+    fn toolchain(&self, inner: &str) -> PathBuf {
+        self.elsewhere("toolchain").join(inner)
+    }
+
     fn write(&self, inner: &str, text: &str) -> PathBuf {
         let path = self.at(inner);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
+        put(&path, text);
+        path
+    }
+
+    fn link(&self, inner: &str, to: impl AsRef<Path>) -> PathBuf {
+        let path = self.at(inner);
+        std::os::unix::fs::symlink(to, &path).unwrap();
         path
     }
 
@@ -82,16 +108,32 @@ impl Story {
 
     /// Code of the process's own program.
     fn object(&mut self, process: u32) -> u32 {
-        let program = self.account.processes[process as usize].program.clone();
-        if let Some(known) = self.account.objects.iter().position(|o| *o == program) {
+        self.code(self.account.processes[process as usize].program.clone())
+    }
+
+    fn code(&mut self, of: impl Into<PathBuf>) -> u32 {
+        let of = of.into();
+        if let Some(known) = self.account.objects.iter().position(|o| *o == of) {
             return known as u32;
         }
-        self.account.objects.push(program);
+        self.account.objects.push(of);
         self.account.objects.len() as u32 - 1
     }
 
     fn does(&mut self, process: u32, how: How, path: impl AsRef<Path>) -> &mut Story {
-        let (path, object) = (path.as_ref().to_owned(), self.object(process));
+        let object = self.account.processes[process as usize].program.clone();
+        self.does_by(object, process, how, path)
+    }
+
+    /// A process does it in a library.
+    fn does_by(
+        &mut self,
+        by: impl Into<PathBuf>,
+        process: u32,
+        how: How,
+        path: impl AsRef<Path>,
+    ) -> &mut Story {
+        let (path, object) = (path.as_ref().to_owned(), self.code(by));
         self.account.accesses.push(Access { path, how, process, object });
         self
     }
@@ -103,30 +145,47 @@ impl Story {
     }
 
     fn asks_for(&mut self, process: u32, name: &str) -> &mut Story {
-        let object = self.object(process);
+        let object = self.account.processes[process as usize].program.clone();
+        self.asks_for_by(object, process, name)
+    }
+
+    fn asks_for_by(&mut self, by: impl Into<PathBuf>, process: u32, name: &str) -> &mut Story {
+        let object = self.code(by);
         self.account.variables.push(Variable { name: name.into(), process, object });
         self
     }
 
-    fn read(&self) -> Result<Evidence, String> {
+    /// A process that has the whole environment.
+    fn has_all(&mut self, program: impl Into<PathBuf>, argv: &[&str]) -> u32 {
+        let process = self.process(program, argv, Some(0));
+        self.account.processes[process as usize].whole_environment = true;
+        process
+    }
+
+    fn prefixes(&self) -> Prefixes {
         let mut prefixes = Prefixes::default();
         prefixes.add(WORKSPACE, self.dir.path(), "");
         prefixes.add(TARGET, &self.at("target/debug"), "");
         if self.is_script {
             prefixes.add(PACKAGE, self.dir.path(), "");
         }
+        prefixes
+    }
+
+    fn read(&self) -> Result<Evidence, String> {
+        let prefixes = self.prefixes();
         let env = self.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let argv = self.argv.iter().map(Into::into).collect();
         let inv = Invocation { argv, cwd: self.dir.path().to_owned(), env };
-        let own = if self.is_script { "target/debug/build/p-1/out" } else { "target/debug/deps" };
+        let own = if self.is_script { OUT } else { "target/debug/deps" };
         let scene = Scene {
             inv: &inv,
             prefixes: &prefixes,
-            sysroot: self.toolchain.path(),
+            sysroot: &self.elsewhere("toolchain"),
             own: &self.at(own),
-            moved: None,
+            moved: self.moved.as_deref(),
             crates: &[self.at("target/debug/deps")],
-            known: &[],
+            known: &self.known,
             values_bind: self.values_bind,
             is_script: self.is_script,
             judged: &[],
@@ -150,6 +209,14 @@ impl Story {
         self.read().expect_err("nothing proven")
     }
 
+    fn is_asked(&self) -> bool {
+        !self.evidence().asked.is_empty()
+    }
+
+    fn file(&self, inner: &str) -> Input {
+        Input::File(self.template(inner))
+    }
+
     fn template(&self, inner: &str) -> Vec<u8> {
         let token = if self.is_script { PACKAGE } else { WORKSPACE };
         format!("\u{1f}{token}\u{1f}/{inner}").into_bytes()
@@ -162,8 +229,7 @@ fn each_way_to_look_at_a_file_is_an_input() {
     let (file, dir) = (s.write("src/x", TEXT), s.at("src"));
     s.does(0, How::Read, &file).does(0, How::Stat, &file).does(0, How::List, &dir);
     s.does(0, How::Absent, s.at("src/y"));
-    let link = s.at("src/link");
-    std::os::unix::fs::symlink("x", &link).unwrap();
+    let link = s.link("src/link", "x");
     s.does(0, How::Link, &link).does(0, How::Resolve, &link);
     let found = s.inputs();
     for input in [
@@ -282,7 +348,6 @@ fn moments_are_not_stored() {
     }
     // A compiler names its temporary files.
     let mut s = Story::compile();
-    s.account.processes[0].program = s.toolchain.path().join("bin/rustc");
     s.asks(0, What::Clock).asks(0, What::Random);
     assert!(s.read().is_ok());
 }
@@ -315,12 +380,11 @@ fn a_machine_is_an_input() {
 
 #[test]
 fn whoever_asks_where_it_is_has_a_path() {
-    let own = |s: &Story| !s.evidence().asked.is_empty();
     let mut s = Story::script();
     s.asks(0, What::WorkingDirectory);
-    assert!(own(&s));
+    assert!(s.is_asked());
     s.values_bind = false;
-    assert!(!own(&s), "of a published package, what it left is searched");
+    assert!(!s.is_asked(), "of a published package, what it left is searched");
     for (program, words, tells) in [
         ("/usr/bin/pwd", &["pwd"][..], true),
         ("/usr/bin/realpath", &["realpath", "."], true),
@@ -332,14 +396,19 @@ fn whoever_asks_where_it_is_has_a_path() {
         ("bin/cargo", &["cargo"], true),
     ] {
         let mut s = Story::script();
-        let helper = s.process(s.toolchain.path().join(program), words, Some(0));
+        let helper = s.process(s.toolchain(program), words, Some(0));
         s.asks(helper, What::WorkingDirectory);
-        assert_eq!(own(&s), tells, "{program}");
+        assert_eq!(s.is_asked(), tells, "{program}");
     }
     let mut s = Story::script();
-    let sh = s.process("/usr/bin/dash", &["sh", "-c", "echo $PWD"], Some(0));
-    s.account.processes[sh as usize].whole_environment = true;
-    assert!(own(&s));
+    s.has_all("/usr/bin/dash", &["sh", "-c", "echo $PWD $OLDPWD"]);
+    assert!(s.is_asked());
+    assert_eq!(s.inputs(), []);
+    for mut s in [Story::script(), Story::compile()] {
+        let words = if s.is_script { "echo ${MODE}" } else { "echo $PWD" };
+        s.has_all("/usr/bin/dash", &["sh", "-c", words]);
+        assert!(!s.is_asked(), "{words}");
+    }
 }
 
 #[test]
@@ -367,14 +436,22 @@ fn variables_of_a_session_count_for_who_asks_by_name() {
 #[test]
 fn of_a_whole_environment_counts_what_the_words_name() {
     let mut s = Story::script();
-    let sh = s.process("/usr/bin/dash", &["sh", "-c", "echo ${MODE}"], Some(0));
-    s.account.processes[sh as usize].whole_environment = true;
+    s.process("/usr/bin/dash", &["sh", "-c", "echo ${OTHER}"], Some(0));
+    s.has_all("/usr/bin/dash", &["sh", "-c", "echo ${MODE} $MAKEFLAGS \"WORD\""]);
     assert_eq!(s.inputs(), [Input::Env("MODE".into())]);
+    for (program, words) in [
+        ("/usr/bin/perl", &["perl", "-e", "$ENV{'MODE'}"][..]),
+        ("/usr/bin/mawk", &["awk", "BEGIN { print ENVIRON[\"MODE\"] }"]),
+        ("/usr/bin/printenv", &["printenv", "MODE"]),
+    ] {
+        let mut s = Story::script();
+        s.has_all(program, words);
+        assert!(s.inputs().contains(&Input::Env("MODE".into())), "{program}");
+    }
     let mut s = Story::script();
-    let tool = s.write("tools/gen", "ELF");
-    let tool = s.process(tool, &["gen"], Some(0));
-    s.account.processes[tool as usize].whole_environment = true;
-    assert_eq!(s.inputs(), [Input::EnvNamedBy(s.template("tools/gen"))]);
+    s.has_all("/usr/bin/mawk", &["awk", "/\"WORD\"/"]);
+    s.has_all("/usr/bin/make", &["make", "\"ENVIRON\"", "printenv"]);
+    assert_eq!(s.inputs(), []);
 }
 
 #[test]
@@ -411,7 +488,13 @@ fn programs_of_path_are_inputs_by_name() {
     let found = s.inputs();
     assert!(found.contains(&Input::Program("protoc".into())), "{found:?}");
     assert!(found.contains(&Input::File(s.template("tools/protoc"))), "{found:?}");
-    assert!(!found.iter().any(|input| matches!(input, Input::Absent(_))), "{found:?}");
+    assert!(
+        !found.iter().any(|input| matches!(input, Input::Absent(_) | Input::NowhereAbove(_))),
+        "{found:?}"
+    );
+    let settings = s.at("tools/settings");
+    s.does(0, How::Absent, settings);
+    assert!(s.inputs().contains(&Input::Absent(s.template("tools/settings"))));
 }
 
 #[test]
@@ -440,9 +523,6 @@ fn files_of_another_place_belong_to_this_checkout() {
 fn crates_are_in_the_key_and_their_neighbours_are_not() {
     let mut s = Story::compile();
     let deps = s.at("target/debug/deps");
-    let toolchain = s.toolchain.path().to_owned();
-    s.account.objects.push(toolchain.join("lib/librustc_driver-1.so"));
-    s.account.processes[0].program = toolchain.join("bin/rustc");
     let crate_file = s.write("target/debug/deps/libx-1.rlib", TEXT);
     s.does(0, How::Read, &crate_file).does(0, How::List, &deps);
     assert_eq!(s.inputs(), []);
@@ -467,7 +547,466 @@ fn detours_are_removed_unless_a_link_makes_them_count() {
     let mut s = Story::script();
     s.write("far/away/inner", TEXT);
     s.write("far/x", TEXT);
-    std::os::unix::fs::symlink(s.at("far/away"), s.at("near")).unwrap();
+    s.link("near", s.at("far/away"));
     s.does(0, How::Read, s.at("near/../x"));
     assert_eq!(s.inputs(), [Input::File(s.template("far/x")), Input::Exists(s.template("near"))]);
+}
+
+#[test]
+fn of_an_own_program_counts_what_its_words_name() {
+    let mut s = Story::script();
+    let (tool, made) = (s.write("tools/gen", "ELF"), s.write(&format!("{OUT}/made"), "ELF"));
+    s.does(0, How::Write, &made);
+    // What the script is known by, what it made itself, and what is gone have no words.
+    let script = s.account.processes[0].program.clone();
+    for program in [&script, &made, &s.at("tools/gone")] {
+        s.has_all(program, &["x"]);
+    }
+    assert_eq!(s.inputs(), []);
+    s.process(tool, &["gen"], Some(0));
+    assert_eq!(s.inputs(), [Input::EnvNamedBy(s.template("tools/gen"))]);
+}
+
+#[test]
+fn showing_the_environment_is_not_stored() {
+    let shown = ["env", "env -0", "env A=1", "printenv", "printenv -0"];
+    for words in shown.into_iter().chain(["env ls", "env A=1 ls", "printenv A=1", "printenv A", "make"]) {
+        let mut s = Story::script();
+        let argv: Vec<&str> = words.split(' ').collect();
+        s.has_all(Path::new("/usr/bin").join(argv[0]), &argv);
+        let why = shown.contains(&words).then_some("it read the whole environment");
+        assert_eq!(s.read().err().as_deref(), why, "{words}");
+    }
+}
+
+#[test]
+fn a_search_path_is_an_input_of_a_macro_that_asks_for_it() {
+    let (mut s, path) = (Story::compile(), [Input::Env("PATH".into())]);
+    let library = s.at("target/debug/deps/libmacro.so");
+    let child = s.process(s.at("tools/gen"), &["gen"], Some(0));
+    s.asks_for(0, "PATH").asks_for(child, "PATH");
+    assert_eq!(s.inputs(), []);
+    s.asks_for_by(library, 0, "PATH");
+    assert_eq!(s.inputs(), path);
+    let mut s = Story::script();
+    s.asks_for(0, "PATH");
+    assert_eq!(s.inputs(), []);
+}
+
+#[test]
+fn what_kache_does_in_between_is_no_input() {
+    let mut s = Story::script();
+    let (own, file) = (std::env::current_exe().unwrap(), s.write("src/x", TEXT));
+    let kache = s.process(&own, &["kache"], Some(0));
+    s.asks_for_by(LIBC, kache, "MODE").asks_for_by(&own, 0, "MODE");
+    s.does_by(LIBC, kache, How::Read, &file).does_by(&own, 0, How::Read, &file).does(0, How::Exec, &own);
+    assert_eq!(s.inputs(), []);
+    s.does(kache, How::Write, &file).does(0, How::Read, &file);
+    assert_eq!(s.inputs(), [], "it was made");
+    s.does(0, How::Write, s.write("src/y", TEXT));
+    assert_eq!(s.unproven(), "it wrote src/y");
+}
+
+#[test]
+fn each_who_looks_counts() {
+    let mut s = Story::compile();
+    let (library, deps) = (s.at("target/debug/deps/libmacro.so"), s.at("target/debug/deps"));
+    let (rustc, runtime) = (s.toolchain("bin/rustc"), s.write("lib/libm.so.6", TEXT));
+    s.does(0, How::List, &deps);
+    s.does(0, How::Resolve, s.at("src")).does(0, How::Read, &runtime);
+    assert_eq!(s.inputs(), []);
+    s.does_by(&library, 0, How::List, &deps);
+    s.does_by(library, 0, How::Resolve, s.at("src"));
+    let ld = s.process("/usr/bin/ld", &["ld"], Some(0));
+    s.does(ld, How::Read, &runtime).does_by(rustc, 0, How::Read, &runtime);
+    let listing = Input::Listing(b"\x1fT\x1f/deps".to_vec());
+    assert_eq!(s.inputs(), [s.file("lib/libm.so.6"), listing, Input::Real(s.template("src"))]);
+    assert_eq!(s.evidence().asked, [WORKSPACE].into());
+
+    let mut s = Story::script();
+    let file = s.write(&format!("{OUT}/linked"), TEXT);
+    for program in ["ld", "chmod"] {
+        let process = s.process(Path::new("/usr/bin").join(program), &[program], Some(0));
+        s.does(process, How::Mode, &file);
+    }
+    assert!(s.evidence().modes.contains_key(&file));
+
+    let mut s = Story::script();
+    for (program, asked) in [("tools/gen", vec![PACKAGE]), ("target/debug/gen", vec![PACKAGE, TARGET])] {
+        let process = s.process(s.at(program), &["gen"], Some(0));
+        s.does(process, How::Link, "/proc/self/exe");
+        assert_eq!(s.evidence().asked, asked.into_iter().collect());
+    }
+}
+
+#[test]
+fn what_it_removes_is_its_own_or_what_it_made() {
+    let mut s = Story::script();
+    let (dir, replaced) = (s.write("src/dir/x", TEXT), s.write("src/replaced", TEXT));
+    let (dir, temporary) = (dir.parent().unwrap(), s.at("src/temporary"));
+    s.does(0, How::Write, &temporary).does(0, How::Remove, &temporary);
+    s.does(0, How::Write, dir).does(0, How::Remove, dir.join("gone"));
+    s.does(0, How::Remove, s.at(OUT).join("left")).does(0, How::Remove, replaced);
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Remove, s.at("src/gone"));
+    assert_eq!(s.unproven(), "it removed src/gone");
+}
+
+#[test]
+fn each_kind_of_thing_can_be_left_beside() {
+    let mut s = Story::script();
+    let (file, dir, own) =
+        (s.write("target/debug/a/file", TEXT), s.at("target/debug/a"), s.at("target/debug/b"));
+    std::fs::create_dir(&own).unwrap();
+    let link = s.link("target/debug/a/link", "file");
+    for (path, mode) in [(&file, 0o640), (&own, 0o750)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for path in [&dir, &file, &link, &own] {
+        s.does(0, How::Write, path);
+    }
+    s.does(0, How::Mode, file).does(0, How::Mode, own);
+    let nodes = [Node::Dir, Node::Mode(0o640), Node::Link, Node::DirMode(0o750)];
+    let left = s.evidence().beside;
+    assert_eq!(left.iter().map(|b| b.node).collect::<Vec<_>>(), nodes);
+    assert_eq!(left.iter().map(|b: &Beside| b.link.len()).collect::<Vec<_>>(), [0, 0, 4, 0]);
+}
+
+#[test]
+fn what_leaves_nothing_may_be_written_anywhere() {
+    let mut s = Story::script();
+    s.does(0, How::Write, "/proc/version");
+    s.does(0, How::Write, s.at("src/gone"));
+    s.does(0, How::Write, s.write("src/__pycache__/x.pyc", TEXT));
+    s.write("data/x", TEXT);
+    s.does(0, How::Write, s.at("data"));
+    assert!(s.evidence().beside.is_empty());
+    std::fs::remove_file(s.at("data/x")).unwrap();
+    assert_eq!(s.unproven(), "it wrote data");
+    // Of no use: an argument names the whole checkout.
+    let mut s = Story::compile();
+    s.argv = vec![format!("--remap-path-prefix={}=.", s.dir.path().display())];
+    s.does(0, How::Write, s.write("src/x", TEXT));
+    assert_eq!(s.unproven(), "it wrote src/x");
+}
+
+#[test]
+fn what_was_moved_is_of_its_own_directory() {
+    let mut s = Story::compile();
+    let moved = s.elsewhere("bench");
+    put(&moved.join("libx.rlib"), TEXT);
+    s.does(0, How::Write, &moved).does(0, How::Write, moved.join("libx.rlib"));
+    s.moved = Some(moved);
+    assert_eq!(s.evidence().own, [s.at("target/debug/deps/libx.rlib")]);
+}
+
+#[test]
+fn a_pipe_is_no_input_and_proves_nothing_unless_it_is_the_job_servers() {
+    for (how, why) in [(How::Read, "it read "), (How::Write, "it wrote ")] {
+        let mut s = Story::script();
+        let pipe = s.elsewhere("GMfifo1");
+        let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: it is a string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        s.does(0, how, &pipe);
+        let text = s.unproven();
+        assert!(text.starts_with(why) && text.ends_with(", which is no file"), "{text}");
+        s.does(0, How::Stat, &pipe);
+        for name in ["CARGO_MAKEFLAGS", "MAKEFLAGS", "MFLAGS"] {
+            s.env = [(name.into(), format!("-j --jobserver-auth=fifo:{}", pipe.display()))].into();
+            assert_eq!(s.inputs(), []);
+        }
+    }
+    let mut s = Story::script();
+    let file = s.write("settings/x", TEXT);
+    s.env.insert("MAKEFLAGS".into(), format!("-- SETTINGS={}", file.display()));
+    s.does(0, How::Read, &file);
+    s.does(0, How::Stat, s.at("settings"));
+    assert_eq!(s.inputs(), [s.file("settings/x"), Input::Exists(s.template("settings"))]);
+}
+
+#[test]
+fn what_says_how_a_program_is_run_is_no_input() {
+    let mut s = Story::script();
+    let known = s.write("src/known", TEXT);
+    s.does(0, How::Read, &known);
+    s.does(0, How::Exec, s.account.processes[0].program.clone());
+    for path in ["/proc/stat", "/etc/passwd", "/proc/self/status"] {
+        s.does(0, How::Read, path);
+    }
+    let (cc, rustc) = (s.process("/usr/bin/cc", &["cc"], Some(0)), s.toolchain("bin/rustc"));
+    let rustc = s.process(rustc, &["rustc"], Some(0));
+    s.does(cc, How::Read, "/proc/self/environ").does(rustc, How::Read, "/proc/uptime");
+    s.does(0, How::Stat, "/proc/cpuinfo").does(0, How::Stat, "/proc/uptime");
+    assert_eq!(s.inputs(), [s.file("src/known")]);
+    s.known.push(known);
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Read, "/proc/self/environ");
+    assert_eq!(s.unproven(), "it read the whole environment");
+
+    for path in ["/tmp", "/run", "/dev/shm", "/proc/self/maps", "/sys/fs/cgroup/cpu.max"] {
+        assert!(is_noise(Path::new(path)), "{path}");
+    }
+    for path in ["/tmp/x", "/dev/shm/x", "/proc/self/exe", "/proc/uptime", "/procs"] {
+        assert!(!is_noise(Path::new(path)), "{path}");
+    }
+}
+
+#[test]
+fn a_directory_around_it_is_there_anyway() {
+    let mut s = Story::script();
+    let file = s.write("target/debug/assets/x", TEXT);
+    for dir in ["target", "", "target/debug/assets"] {
+        s.does(0, How::Stat, s.at(dir));
+    }
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Stat, s.at("src")).does(0, How::Stat, file);
+    let file = Input::Exists(b"\x1fT\x1f/assets/x".to_vec());
+    assert_eq!(s.inputs(), [Input::Exists(s.template("src")), file]);
+}
+
+#[test]
+fn where_a_link_leads_is_told_to_who_asks() {
+    for is_own in [true, false] {
+        let mut s = Story::script();
+        let by = if is_own { s.account.processes[0].program.clone() } else { LIBC.into() };
+        let link = s.link("target/debug/link", "deps");
+        for (how, path) in [
+            (How::Link, Path::new("/proc/self/exe")),
+            (How::Link, &link),
+            (How::Resolve, &link),
+            (How::Resolve, &s.at("src")),
+        ] {
+            s.account.accesses.clear();
+            s.does_by(&by, 0, how, path);
+            assert_eq!(s.is_asked(), is_own, "{how:?} {path:?}");
+            let found = if path.ends_with("src") { vec![Input::Real(s.template("src"))] } else { vec![] };
+            assert_eq!(s.inputs(), found, "{how:?} {path:?}");
+        }
+    }
+    let mut s = Story::script();
+    let cc = s.process("/usr/bin/cc", &["cc"], Some(0));
+    s.does(0, How::Resolve, "/usr/bin");
+    s.does(cc, How::Resolve, s.at("src"));
+    assert_eq!(s.inputs(), []);
+}
+
+#[test]
+fn neighbours_of_crates_are_looked_at_by_who_asks() {
+    let mut s = Story::compile();
+    let deps = s.at("target/debug/deps");
+    s.does(0, How::Absent, &deps);
+    s.does(0, How::Stat, s.write("target/debug/deps/libx.rmeta", TEXT));
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Stat, s.write("src/x.rmeta", TEXT));
+    assert_eq!(s.inputs(), [Input::Exists(s.template("src/x.rmeta"))]);
+}
+
+#[test]
+fn what_runs_a_compiler_is_no_input_unless_it_is_linked() {
+    let mut s = Story::script();
+    let (rustc, cc) = (s.toolchain("bin/rustc"), PathBuf::from("/usr/bin/cc"));
+    let [rustc, cc] = [rustc, cc].map(|program| s.process(program, &["x"], Some(0)));
+    let names = ["libc.so.6", "libstdc++.so.6", "libLLVM-20.so", "ld-linux-x86-64.so.2"];
+    for name in names {
+        s.does(rustc, How::Read, s.write(&format!("lib/{name}"), TEXT));
+    }
+    assert_eq!(s.inputs(), []);
+    s.does(rustc, How::Read, s.write("lib/libx.so", TEXT));
+    s.does(cc, How::Read, s.at("lib/libc.so.6"));
+    assert_eq!(s.inputs(), [s.file("lib/libc.so.6"), s.file("lib/libx.so")]);
+}
+
+#[test]
+fn a_file_is_new_by_the_stamp_of_its_file_system() {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, SystemTime};
+    let mut s = Story::script();
+    let file = s.write("src/x", TEXT);
+    let meta = file.metadata().unwrap();
+    s.does(0, How::Read, &file);
+    let changed = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
+    s.started_ns = changed;
+    assert!(s.read().is_ok());
+    s.started_ns -= 1;
+    assert!(s.read().is_err());
+
+    // In the target directory, links are added to a file without a change of it.
+    let started = SystemTime::now() - Duration::from_secs(3600);
+    let ns = started.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    for (inner, modified, is_new) in [
+        ("src/x", started - Duration::from_secs(9), true),
+        ("target/debug/x", started - Duration::from_secs(9), false),
+        ("target/debug/x", started, false),
+        ("target/debug/x", started + Duration::from_nanos(1), true),
+        ("target/debug/x", started + Duration::from_secs(7200), false),
+    ] {
+        let mut s = Story::script();
+        let file = s.write(inner, TEXT);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+        s.started_ns = ns;
+        s.does(0, How::Read, &file);
+        assert_eq!(s.read().is_err(), is_new, "{inner} {modified:?}");
+    }
+    for (dir, is_new) in [("src", true), ("target/debug/deps", false)] {
+        let mut s = Story::script();
+        s.started_ns = ns;
+        s.does(0, How::List, s.at(dir));
+        assert_eq!(s.read().is_err(), is_new, "{dir}");
+    }
+}
+
+#[test]
+fn a_step_out_of_what_is_the_same_everywhere_is_no_input() {
+    let mut s = Story::script();
+    for path in ["/usr/bin/../bin/env", "/tmp/../usr/bin/env"] {
+        s.does(0, How::Read, path);
+    }
+    s.does(0, How::Read, s.toolchain("lib/../lib/x"));
+    s.does(0, How::Absent, s.at("gone/../src/x"));
+    assert_eq!(s.inputs(), [Input::File(b"/usr/bin/env".to_vec()), Input::Absent(s.template("src/x"))]);
+}
+
+#[test]
+fn a_link_on_the_way_keeps_its_name_unless_a_step_goes_out_of_it() {
+    let mut s = Story::script();
+    s.write("far/away/inner/x", TEXT);
+    s.write("far/x", TEXT);
+    let near = s.link("near", s.at("far/away"));
+    s.does(0, How::Read, near.join("inner/../inner/x")).does(0, How::List, near.join(".."));
+    for input in
+        [s.file("near/inner/x"), Input::Listing(s.template("far")), Input::Exists(s.template("near"))]
+    {
+        assert!(s.inputs().contains(&input), "{input:?} is not in {:?}", s.inputs());
+    }
+    // The target directory may be another one here.
+    let (link, prefixes) = (s.link("target/debug/near", s.at("far/away")), s.prefixes());
+    assert_eq!(declared(&prefixes, &near.join("../x")), s.at("far/x"));
+    assert_eq!(declared(&prefixes, &link.join("../x")), s.at("target/debug/x"));
+}
+
+#[test]
+fn it_has_so_many_inputs_and_no_more() {
+    let mut s = Story::script();
+    for n in 1..MAX_INPUTS {
+        s.asks_for(0, &format!("V{n}"));
+    }
+    assert_eq!(s.evidence().inputs.len(), MAX_INPUTS);
+    s.asks_for(0, "ANOTHER");
+    assert_eq!(s.unproven(), format!("it has more than {MAX_INPUTS} inputs"));
+}
+
+#[test]
+fn what_stands_in_for_toolchains_belongs_to_them() {
+    let mut s = Story::script();
+    let bin = s.elsewhere("cargo/bin");
+    ["rustup", "gen"].iter().for_each(|name| put(&bin.join(name), name));
+    std::fs::hard_link(bin.join("rustup"), bin.join("rustc")).unwrap();
+    for program in [bin.join("rustup"), bin.join("rustc"), s.toolchain("bin/rustc")] {
+        let process = s.process(program, &["x"], Some(0));
+        s.asks(process, What::Host);
+    }
+    assert!(!s.inputs().contains(&Input::Host));
+    let process = s.process(bin.join("gen"), &["gen"], Some(0));
+    s.asks(process, What::Host);
+    assert!(s.inputs().contains(&Input::Host));
+}
+
+#[test]
+fn a_toolchain_is_alone_or_says_what_it_installed() {
+    let s = Story::script();
+    let listed = "file:bin/rust-gdb\nfile:lib/libx.so\ndir:share/doc";
+    for (root, files) in [
+        ("alone", &[][..]),
+        ("listed", &["bin/rust-gdb"]),
+        ("program", &["bin/gcc"]),
+        ("headers", &["include/x.h"]),
+    ] {
+        let root = s.elsewhere(root);
+        put(&root.join("lib/rustlib/manifest-rustc"), listed);
+        put(&root.join("lib/rustlib/components"), "file:lib/liby.so");
+        put(&root.join("bin/rustc"), "ELF");
+        files.iter().for_each(|file| put(&root.join(file), TEXT));
+        let is_shared = root.ends_with("program") || root.ends_with("headers");
+        let (library, compiler) = ("lib/librustc_driver-1.so", "bin/rustc");
+        for inner in
+            [compiler, library, "lib/x/libstd-1.so", "lib/rustlib/etc/x.py", "bin/rust-gdb", "lib/libx.so"]
+        {
+            assert_eq!(toolchain_of(&root.join(inner)), Some(&*root), "{inner}");
+        }
+        for inner in ["lib/liby.so", "bin/gcc", "libexec/rustc", "share/libstd-1.so", "share/doc/x"] {
+            let path = root.join(inner);
+            assert_eq!(toolchain_of(&path), (!is_shared).then_some(&*root), "{path:?}");
+        }
+    }
+    assert_eq!(toolchain_of(&s.elsewhere("share/x")), None);
+}
+
+#[test]
+fn a_toolchain_is_in_the_key_unless_somebody_builds_there() {
+    for is_shared in [false, true] {
+        let mut s = Story::compile();
+        let library = s.at("target/debug/deps/libmacro.so");
+        let file = s.toolchain("lib/libx.so");
+        put(&file, TEXT);
+        if is_shared {
+            std::fs::create_dir(s.toolchain("include")).unwrap();
+        }
+        s.does(0, How::Stat, &file);
+        assert_eq!(s.inputs(), []);
+        // What others put there is not.
+        for (who, how) in [("rustc", How::Read), ("macro", How::Stat), ("ld", How::Stat)] {
+            s.account.accesses.clear();
+            match who {
+                "rustc" => drop(s.does(0, how, &file)),
+                "macro" => drop(s.does_by(&library, 0, how, &file)),
+                _ => {
+                    let ld = s.process("/usr/bin/ld", &["ld"], Some(0));
+                    s.does(ld, how, &file);
+                }
+            }
+            assert_eq!(!s.inputs().is_empty(), is_shared, "{who}");
+        }
+    }
+    let mut s = Story::script();
+    s.write("vendor/lib/rustlib/x", TEXT);
+    s.does(0, How::Read, s.at("vendor/lib/rustlib/x"));
+    assert_eq!(s.inputs(), [s.file("vendor/lib/rustlib/x")]);
+    let process = s.process(s.at("vendor/bin/cargo"), &["cargo"], Some(0));
+    s.asks(process, What::Host);
+    assert!(s.inputs().contains(&Input::Host));
+}
+
+#[test]
+fn the_system_is_where_nobody_builds() {
+    let mut prefixes = Prefixes::default();
+    prefixes.add(WORKSPACE, Path::new("/usr/src/app"), "");
+    let is_of_it = |path: &&str| is_of_the_system(&prefixes, Path::new(path));
+    assert!(["/usr/bin/env", "/opt/x", "/usr/src/apps"].iter().all(is_of_it));
+    assert!(!["/usr/src/app/x", "/home/x", "/usr2/x"].iter().any(is_of_it));
+}
+
+#[test]
+fn paths_and_tokens_are_found_as_wholes() {
+    for text in ["maps", "-Map=maps/x", "maps:x", "mapsx,maps"] {
+        assert!(occurs_as_path(text.as_bytes(), b"maps"), "{text}");
+    }
+    for text in ["maps-2", "maps.d", "maps_2", "maps\u{e9}", "mymaps", "/maps"] {
+        assert!(!occurs_as_path(text.as_bytes(), b"maps"), "{text}");
+    }
+    assert!(!occurs_as_path(b"x", b""));
+    assert_eq!(tokens(b"abc\x1fP\x1f/x \x1fU\x1f \x1fT\x1f"), [PACKAGE, TARGET].into());
+    assert!(tokens(b"\x1fPx").is_empty() && tokens(b"\x1fp\x1f").is_empty());
+}
+
+#[test]
+fn scripts_of_the_user_name_variables_and_others_do_not() {
+    let mut s = Story::script();
+    let (own, other) = (s.write("tools/x.sh", "echo $MODE"), s.toolchain("lib/x.sh"));
+    put(&other, "echo $OTHER");
+    let sh = s.has_all("/usr/bin/dash", &["sh", "x.sh"]);
+    s.does(sh, How::Read, own).does(sh, How::Read, other).does(sh, How::Read, "/etc/profile");
+    let mut found = s.inputs();
+    found.retain(|input| matches!(input, Input::Env(_)));
+    assert_eq!(found, [Input::Env("MODE".into())]);
 }
