@@ -77,12 +77,12 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     });
     server.engine.recover();
     let prepared = prepare(&server.engine);
+    let is_ours = || is_still(&instance, &config.cache_dir.join(LOCK));
     if matches!(prepared, Ok(true)) {
-        let is_ours = || is_still(&instance, &config.cache_dir.join(LOCK));
         serve(&server, &Arc::new(listener), &bed, config.daemon_idle_timeout, &is_ours);
     }
     // In a new directory at that place another daemon may listen.
-    if is_still(&instance, &config.cache_dir.join(LOCK)) {
+    if is_ours() {
         let _ = std::fs::remove_file(&path);
     }
     server.engine.shutdown(server.handover.load(Ordering::SeqCst));

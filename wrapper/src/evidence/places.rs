@@ -147,26 +147,18 @@ pub(super) fn is_noise(path: &Path) -> bool {
         "/etc/passwd",
         "/etc/group",
         "/etc/nsswitch.conf",
-        "/run",
-        "/tmp",
-        "/var/tmp",
         "/dev/pts",
-        "/dev/shm",
     ];
-    let is_own = |dir: &str| path == Path::new(dir);
-    let is_tmp = |dir: &str| matches!(dir, "/tmp" | "/var/tmp" | "/run" | "/dev/shm");
-    if path == Path::new("/proc/self/exe") {
-        return false;
-    }
-    NOISE.iter().any(|dir| is_own(dir) || !is_tmp(dir) && path.starts_with(dir))
+    // What lies there is somebody's.
+    const TEMPORARY: &[&str] = &["/run", "/tmp", "/var/tmp", "/dev/shm"];
+    path != Path::new("/proc/self/exe")
+        && (TEMPORARY.iter().any(|dir| path == Path::new(dir))
+            || NOISE.iter().any(|dir| path.starts_with(dir)))
 }
 
 /// Files of the kernel that tell of machine and moment: as an input, or (`Err`) as none that could be checked again.
 pub(super) fn of_system_state(path: &Path) -> Option<Result<Input, ()>> {
-    if !path.starts_with("/proc") && !path.starts_with("/sys") {
-        return None;
-    }
-    if path == Path::new("/proc/self/exe") {
+    if !is_special(path) || path == Path::new("/proc/self/exe") {
         return None;
     }
     let text = path.to_str().unwrap_or_default();
