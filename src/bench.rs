@@ -91,6 +91,13 @@ impl Bench {
         &self.scratch.out
     }
 
+    /// Directories of the compiler's crates that are beside its outputs, by the names that these would have.
+    pub fn gathered(&self) -> impl Iterator<Item = PathBuf> {
+        let inner =
+            |n| self.scratch.crates(n).strip_prefix(&self.scratch.out).map(|at| self.out_dir.join(at));
+        (0..self.scratch.gathered.len()).filter_map(move |n| inner(n).ok())
+    }
+
     pub fn argv(&self, argv: &[OsString], cwd: &Path) -> Vec<OsString> {
         self.scratch.argv(argv, cwd)
     }

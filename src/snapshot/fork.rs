@@ -99,7 +99,7 @@ pub fn plan(
         }
     }
     let planned = proofs::Planned { store, listing, texts: &texts, target: &to.target };
-    proofs::check(&planned, &mut units, from, to, env);
+    proofs::check(&planned, &mut units, to, env);
     let read = |path: &RelPath| tree::read(store, listing, path);
     let renewed = renew::renew(&mut units, from, to, &read);
     for (at, files) in &renewed {

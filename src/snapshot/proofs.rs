@@ -11,13 +11,13 @@ use kache_wrapper::cache::{
     Placement, Publication, Sharing,
 };
 use kache_wrapper::machine;
-use kache_wrapper::proof::Proof;
+use kache_wrapper::proof::{Proof, Site};
 
 use super::place::Place;
 use super::survey::Survey;
 use super::tree::{self, Item, Listing, os};
-use super::units::{Kind, Unit};
-use crate::store::Store;
+use super::units::{self, Kind, Unit};
+use crate::store::{Hash, Store};
 
 /// Threads that judge.
 const THREADS: usize = 4;
@@ -31,16 +31,17 @@ pub struct Planned<'a> {
 }
 
 /// Tells each unit whose record does not hold that it is not fresh.
-pub fn check(planned: &Planned, units: &mut [Unit], from: &Place, to: &Place, env: &[(OsString, OsString)]) {
-    let survey = Survey::new(planned.store, planned.listing, &[]);
+pub fn check(planned: &Planned, units: &mut [Unit], to: &Place, env: &[(OsString, OsString)]) {
     let all = units.to_vec();
-    let judged = |unit: &Unit| judge(planned, &survey, &all, unit, from, to, env);
+    let survey = Survey::new(planned.store, planned.listing, &all);
+    let judge = Judge { planned, survey, to, env };
     let size = units.len().div_ceil(THREADS).max(16);
     std::thread::scope(|scope| {
         for part in units.chunks_mut(size) {
+            let judge = &judge;
             scope.spawn(move || {
                 for unit in part.iter_mut().filter(|unit| unit.problem.is_empty()) {
-                    if let Err(why) = judged(unit) {
+                    if let Err(why) = judge.judge(unit) {
                         unit.problem = why.to_owned();
                     }
                 }
@@ -49,53 +50,57 @@ pub fn check(planned: &Planned, units: &mut [Unit], from: &Place, to: &Place, en
     });
 }
 
-fn judge(
-    planned: &Planned,
-    survey: &Survey,
-    all: &[Unit],
-    unit: &Unit,
-    from: &Place,
-    to: &Place,
-    env: &[(OsString, OsString)],
-) -> Result<(), &'static str> {
-    let names: Vec<[u8; 32]> = match unit.kind {
-        Kind::Compile => {
-            let outputs = survey.compiled(unit).into_iter();
-            outputs.map(|(path, file)| Proof::name_of_output(&file.hash, &tree::split(path).1)).collect()
-        }
-        Kind::RunBuildScript => survey.run_name_among(all, unit).into_iter().collect(),
-        Kind::Doc => return Ok(()),
-    };
-    let proofs = names.iter().filter_map(|name| Proof::find(planned.store, name).ok().flatten());
-    let mut is_any = false;
-    for proof in proofs {
-        is_any = true;
-        if !proof.holds(planned, env, &|path| moved(path, from, to)).unwrap_or(false) {
-            return Err("something that it read is another here");
-        }
-    }
-    if unit.kind == Kind::RunBuildScript && !is_any {
-        // One from another machine was judged when it came.
-        let is_known = |name: &[u8; 32]| planned.store.fact(machine::RAN, name).is_ok_and(|f| f.is_some());
-        if !names.iter().any(is_known) {
-            return Err("it is not known what its build script reads");
-        }
-    }
-    Ok(())
+struct Judge<'a> {
+    planned: &'a Planned<'a>,
+    survey: Survey<'a>,
+    to: &'a Place,
+    env: &'a [(OsString, OsString)],
 }
 
-/// A path of one checkout in another.
-fn moved(path: &Path, from: &Place, to: &Place) -> PathBuf {
-    if path == from.cargo_home {
-        return to.cargo_home.clone();
+impl Judge<'_> {
+    fn judge(&self, unit: &Unit) -> Result<(), &'static str> {
+        let store = self.planned.store;
+        let names: Vec<Hash> = match unit.kind {
+            Kind::Compile => {
+                let outputs = self.survey.compiled(unit).into_iter();
+                outputs.map(|(path, file)| Proof::name_of_output(&file.hash, &tree::split(path).1)).collect()
+            }
+            Kind::RunBuildScript => self.survey.run_name(unit).into_iter().collect(),
+            Kind::Doc => return Ok(()),
+        };
+        let proofs: Vec<Proof> =
+            names.iter().filter_map(|name| Proof::find(store, name).ok().flatten()).collect();
+        if proofs.is_empty() {
+            return match self.came_judged(unit, &names) {
+                true => Ok(()),
+                false => Err("it is not known what it reads"),
+            };
+        }
+        let profile = units::profile_and_hash(&units::path_of(&unit.dir)).map(|(profile, _)| profile);
+        let cwd = unit.cwd.as_ref().and_then(|spot| self.to.path(spot));
+        let (Some(profile), Some(cwd)) = (profile, cwd) else {
+            return Err("the place of its package is not clear");
+        };
+        let profile = self.to.target.join(profile.as_path());
+        let site = Site { profile: &profile, cargo_home: &self.to.cargo_home, cwd: &cwd };
+        match proofs.iter().all(|proof| proof.holds(self.planned, self.env, &site).unwrap_or(false)) {
+            true => Ok(()),
+            false => Err("something that it read is another here"),
+        }
     }
-    let around =
-        |place: &Place| place.repository.as_deref().unwrap_or(&place.workspace).parent().map(Path::to_owned);
-    if Some(path) == around(from).as_deref() {
-        return around(to).unwrap_or_default();
+
+    /// It came from another machine, and was held against this one then.
+    fn came_judged(&self, unit: &Unit, names: &[Hash]) -> bool {
+        let is_movable =
+            |key: &Hash| self.planned.store.fact(machine::MOVABLE, key).is_ok_and(|fact| fact.is_some());
+        match unit.kind {
+            Kind::Compile => {
+                let outputs = self.survey.compiled(unit);
+                !outputs.is_empty() && outputs.iter().all(|(_, file)| is_movable(&file.hash))
+            }
+            _ => names.iter().any(is_movable),
+        }
     }
-    // What this checkout does not have is nowhere.
-    to.path(&from.spot(path)).unwrap_or_else(|| PathBuf::from("/nonexistent"))
 }
 
 impl Planned<'_> {

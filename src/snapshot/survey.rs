@@ -1,11 +1,13 @@
 //! What of a snapshot another machine can use.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 
 use anyhow::Result;
 use kache_fs::RelPath;
 use kache_wrapper::cache::Cache;
 use kache_wrapper::machine;
+use kache_wrapper::proof::Proof;
 use serde::{Deserialize, Serialize};
 
 use super::fork::run_dir;
@@ -95,7 +97,9 @@ impl<'a> Survey<'a> {
         if tree::below(self.listing, &dir).any(|(_, item)| matches!(item, Item::Symlink(_))) {
             return Ok(None);
         }
-        let ran = self.run_name(unit).is_some_and(|name| self.is_fact(machine::RAN, &name));
+        let is_known =
+            |name: &Hash| [machine::RAN, machine::MOVABLE].iter().any(|space| self.is_fact(space, name));
+        let ran = self.run_name(unit).is_some_and(|name| is_known(&name));
         Ok(ran.then_some(Needs { tools: true, cpu: false, env: true }))
     }
 
@@ -104,26 +108,23 @@ impl<'a> Survey<'a> {
     }
 
     /// See [`machine::run_name`].
-    fn run_name(&self, run: &Unit) -> Option<Hash> {
-        self.run_name_among(self.units, run)
-    }
-
-    /// The same, for units that are elsewhere.
-    pub(super) fn run_name_among(&self, units: &[Unit], run: &Unit) -> Option<Hash> {
+    pub(super) fn run_name(&self, run: &Unit) -> Option<Hash> {
         let printed = run_dir(&units::path_of(&run.dir))?.join("output");
-        Some(machine::run_name(&self.program_among(units, run)?, &tree::file(self.listing, &printed)?.hash))
+        Some(machine::run_name(&self.program(run)?, &tree::file(self.listing, &printed)?.hash))
     }
 
     /// What a run printed is written with other paths in a fork, and is the same run all the same.
     pub fn note_rewritten(&self, texts: &BTreeMap<RelPath, Vec<u8>>) {
         for run in self.units.iter().filter(|u| u.kind == Kind::RunBuildScript) {
             let printed = run_dir(&units::path_of(&run.dir)).map(|dir| dir.join("output"));
-            if let Some(text) = printed.and_then(|path| texts.get(&path))
-                && self.run_name(run).is_some_and(|name| self.is_fact(machine::RAN, &name))
-                && let Some(program) = self.program(run)
-            {
-                let name = machine::run_name(&program, blake3::hash(text).as_bytes());
-                let _ = self.store.set_fact(machine::RAN, &name, &[]);
+            let Some(text) = printed.and_then(|path| texts.get(&path)) else { continue };
+            let (Some(old), Some(program)) = (self.run_name(run), self.program(run)) else { continue };
+            let new = machine::run_name(&program, blake3::hash(text).as_bytes());
+            for space in [machine::RAN, machine::MOVABLE].iter().filter(|space| self.is_fact(space, &old)) {
+                let _ = self.store.set_fact(space, &new, &[]);
+            }
+            if let Ok(Some(proof)) = Proof::find(self.store, &old) {
+                let _ = proof.keep(self.store, &new);
             }
         }
     }
@@ -135,18 +136,14 @@ impl<'a> Survey<'a> {
                 let _ = self.store.set_fact(machine::MOVABLE, &file.hash, &[]);
             }
             if let Some(name) = self.run_name(unit).filter(|_| unit.kind == Kind::RunBuildScript) {
-                let _ = self.store.set_fact(machine::RAN, &name, &[]);
+                let _ = self.store.set_fact(machine::MOVABLE, &name, &[]);
             }
         }
     }
 
     /// The program of a build script that was run.
     fn program(&self, run: &Unit) -> Option<Hash> {
-        self.program_among(self.units, run)
-    }
-
-    fn program_among(&self, units: &[Unit], run: &Unit) -> Option<Hash> {
-        let scripts = units.iter().filter(|u| u.name.starts_with("build-script-"));
+        let scripts = self.units.iter().filter(|u| u.name.starts_with("build-script-"));
         let script = scripts.filter(|u| run.deps.contains(&u.fingerprint));
         script.flat_map(|u| self.compiled(u)).map(|(_, file)| file.hash).next()
     }
@@ -166,6 +163,19 @@ impl<'a> Survey<'a> {
             }
             if behind.len() == before {
                 return;
+            }
+        }
+    }
+
+    /// What has not been read since it was compiled is known by its time: from here on by its content.
+    pub fn settle_proofs(&self, target: &Path) {
+        for unit in self.units {
+            for (path, file) in self.compiled(unit) {
+                let name = Proof::name_of_file(&target.join(path.as_path()), file.size, file.mtime_ns);
+                if let Ok(Some(proof)) = Proof::find(self.store, &name) {
+                    let name = Proof::name_of_output(&file.hash, &tree::split(path).1);
+                    let _ = proof.keep(self.store, &name);
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::{IMMUTABLE, Inputs};
 use super::place::{Base, Place};
+use super::survey::Survey;
 use super::tree::{self, File, Item, Listing};
 use super::units::{self, Found, Kind, Unit, Whole};
 use super::{checkout, package};
@@ -45,7 +46,7 @@ pub struct Names {
 }
 
 /// Changes when [`Snapshot`] does; others are not read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What a mount shows, all of it sealed. Files that somebody is writing right now are left out: cargo will miss them.
 pub fn list_mount(mount: &Mount) -> Result<Listing> {
@@ -135,6 +136,7 @@ pub fn take(store: &Store, listing: &Listing, place: &Place, about: &About) -> R
     let found = units::find(listing, &read, place);
     let names = names(store, listing, place)?;
     let units = judge(store, listing, place, found, &names)?;
+    Survey::new(store, listing, &units).settle_proofs(&place.target);
     let (tree, blobs) = tree::save(store, listing)?;
     let names = names.into_iter().map(|(path, names)| (path.as_bytes().to_vec(), names)).collect();
     let snapshot = Snapshot { version: VERSION, place: place.clone(), tree, units, names };

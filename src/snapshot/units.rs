@@ -32,6 +32,8 @@ pub struct Unit {
     /// Cargo's hash, by which other units refer to this one.
     pub fingerprint: u64,
     pub deps: Vec<u64>,
+    /// The directory that it ran in.
+    pub cwd: Option<Spot>,
     /// What it read, with the content that it had.
     pub inputs: Vec<(Spot, Hash)>,
     /// Of a build script that declares nothing: what else must be the same.
@@ -154,6 +156,7 @@ fn one(
         rustc_dep_info: Vec::new(),
         fingerprint,
         deps: parsed.deps.iter().map(|d| d.3).collect(),
+        cwd: None,
         inputs: Vec::new(),
         whole: None,
         problem: String::new(),
@@ -216,6 +219,10 @@ fn compile(
     let root = package_root(&cargo, &info, place);
     if let Some(root) = &root {
         roots.insert(found.unit.fingerprint, root.clone());
+        // Cargo lists what packages have read that are nobody's copy of a published version.
+        let is_own = cargo.files.iter().any(|(kind, _)| *kind == Root::Package);
+        let in_workspace = is_own && root.starts_with(&place.workspace);
+        found.unit.cwd = Some(place.spot(if in_workspace { &place.workspace } else { root }));
     }
     if cargo.env_contains(place.workspace.as_os_str().as_bytes()) {
         found.unit.bound = "a variable that it read names the checkout".into();
@@ -267,6 +274,7 @@ fn run(
 /// The paths that a build script has declared become absolute.
 fn run_inputs(found: &mut Found, root: Option<&Path>, place: &Place) {
     let declared = std::mem::take(&mut found.sources);
+    found.unit.cwd = root.map(|root| place.spot(root));
     if let (Some(whole), Some(root)) = (&mut found.unit.whole, root) {
         whole.root = place.spot(root);
     }
@@ -353,14 +361,10 @@ fn package_root(cargo: &DepInfo, rustc: &RustcDepInfo, place: &Place) -> Option<
         .map(|(_, p)| Path::new(OsStr::from_bytes(p)))
         .collect();
     let Some(first) = own.first() else {
-        // A package of a registry: `registry/src/<index>/<package>` or `git/checkouts/<repository>/<commit>`.
-        return read.iter().find_map(|f| match place.spot(f) {
-            Spot { base: Base::CargoHome, rel } => {
-                let rel = Path::new(OsStr::from_bytes(&rel)).components().take(4);
-                Some(place.cargo_home.join(rel.collect::<PathBuf>()))
-            }
-            _ => None,
-        });
+        // A published version: in `registry/src/<index>/<package>`, within `git/checkouts/<repository>/<commit>`, or wherever
+        // it was vendored.
+        let source = read.first()?;
+        return source.ancestors().skip(1).find(|dir| dir.join("Cargo.toml").is_file()).map(Path::to_owned);
     };
     let mut roots = read
         .iter()

@@ -54,10 +54,7 @@ impl Action {
                 self.backend.warn(&format!("cannot note {}: {error}", path.display()));
             }
         };
-        let mut observed = match plan.store {
-            Store::Yes => Observed::new(&self.backend.trace_dir(), miss.watch_calls),
-            Store::Edit => Observed::default(),
-        };
+        let mut observed = Observed::new(&self.backend.trace_dir(), miss.watch_calls);
         let mut ran = match compile::run(&argv, &mut observed, &mut announce) {
             Ok(ran) => ran,
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => self.pass("command line too long"),
@@ -65,14 +62,17 @@ impl Action {
         };
         drop(argfile);
         let mut seen = Seen::Nothing;
-        if ran.success() && plan.store == Store::Yes {
-            let crates = crate_dirs(plan);
+        if ran.success() {
+            let mut crates = crate_dirs(plan);
+            crates.extend(bench.iter().flat_map(Bench::gathered));
+            let state = incremental::state_dirs(plan);
             let scene = Scene {
                 inv: &self.inv,
                 prefixes: &plan.prefixes,
                 sysroot: &plan.sysroot,
                 own: &plan.compile.out_dir,
                 moved: bench.as_ref().map(Bench::out_dir),
+                state: &state,
                 crates: &crates,
                 known: &plan.programs,
                 values_bind: true,

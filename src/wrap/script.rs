@@ -32,6 +32,7 @@ impl Action {
             sysroot: &script.sysroot,
             own: &script.out_dir,
             moved: None,
+            state: &[],
             crates: &crates,
             known: &script.programs,
             values_bind: script.values_bind(),

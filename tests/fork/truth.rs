@@ -144,3 +144,94 @@ fn what_is_different_here_is_stored_for_others() {
     third.cargo("build").ok().all_hit();
     drop(world);
 }
+
+/// A program with the text of a file that its macro reads, and that nobody declares.
+fn with_macro(world: &World, name: &str) -> Checkout {
+    let files = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"app\", \"asset\"]\nresolver = \"2\"\n"),
+        (
+            "Cargo.lock",
+            "version = 4\n\n[[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"asset\"]\n\n\
+             [[package]]\nname = \"asset\"\nversion = \"0.1.0\"\n",
+        ),
+        (
+            "app/Cargo.toml",
+            "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\
+             [dependencies]\nasset = { path = \"../asset\" }\n",
+        ),
+        (
+            "asset/Cargo.toml",
+            "[package]\nname = \"asset\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[lib]\nproc-macro = true\n",
+        ),
+        (
+            "asset/src/lib.rs",
+            "#[proc_macro]\npub fn asset(_: proc_macro::TokenStream) -> proc_macro::TokenStream {\n    \
+             format!(\"{:?}\", std::fs::read_to_string(\"asset.txt\").unwrap()).parse().unwrap()\n}\n",
+        ),
+        ("app/src/main.rs", "fn main() { println!(\"{}\", asset::asset!()); }\n"),
+        ("asset.txt", "first"),
+    ];
+    world.project(name, &files)
+}
+
+/// Forks one checkout for another, with other donors around.
+fn fork_of(donor: &Checkout, to: &Checkout) {
+    if !donor.world().mounted() {
+        donor.kache_prints("snapshot");
+    }
+    to.kache_prints(&format!("fork --from {}", donor.dir().join("target").display()));
+}
+
+#[test]
+fn what_a_macro_has_read_counts_where_it_is_forked() {
+    let world = World::new();
+    let one = with_macro(&world, "one");
+    one.cargo("build").ok();
+    let two = copy(&one, "two");
+    two.cargo("build").ok().all_hit();
+
+    let same = copy(&two, "same");
+    fork_of(&two, &same);
+    same.cargo("build").ok().fresh();
+    let differs = copy(&two, "differs");
+    differs.write("asset.txt", "second");
+    fork_of(&two, &differs);
+    assert_eq!(differs.cargo("build").ok().compiled, ["app"]);
+    assert_eq!(differs.prints("target/debug/app"), "second\n");
+
+    // A fork of a fork.
+    let third = copy(&same, "third");
+    third.write("asset.txt", "third");
+    fork_of(&same, &third);
+    assert_eq!(third.cargo("build").ok().compiled, ["app"]);
+    assert_eq!(third.prints("target/debug/app"), "third\n");
+}
+
+#[test]
+fn what_a_macro_has_read_for_an_edit_counts() {
+    let world = World::new();
+    let donor = with_macro(&world, "donor");
+    donor.cargo("build").ok();
+    donor.edit("app/src/main.rs", "println!(", "println!(\"edited\"); println!(");
+    donor.cargo("build").ok();
+    let same = copy(&donor, "same");
+    fork_of(&donor, &same);
+    same.cargo("build").ok().fresh();
+    let differs = copy(&same, "differs");
+    differs.write("asset.txt", "second");
+    fork_of(&same, &differs);
+    assert_eq!(differs.cargo("build").ok().compiled, ["app"]);
+    assert_eq!(differs.prints("target/debug/app"), "edited\nsecond\n");
+}
+
+#[test]
+fn what_was_compiled_without_kache_is_compiled_again() {
+    let world = World::new();
+    let donor = with_macro(&world, "donor").env("RUSTC_WRAPPER", "");
+    donor.cargo("build").ok();
+    let other = copy(&donor, "other").env("RUSTC_WRAPPER", world.kache_program());
+    other.write("asset.txt", "second");
+    fork_of(&donor, &other);
+    other.cargo("build").ok();
+    assert_eq!(other.prints("target/debug/app"), "second\n");
+}

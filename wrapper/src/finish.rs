@@ -17,7 +17,7 @@ use crate::evidence::{Beside, Evidence, declared, tokens};
 use crate::hasher::Hasher;
 use crate::lookup::{Miss, Plan, Store, Work};
 use crate::prefixes::{MARK, Prefixes};
-use crate::proof::Proof;
+use crate::proof::{self, Proof};
 use crate::record::{Input, InputRecord};
 use crate::script::outputs::Found;
 use crate::{atomic, included, machine, object, script};
@@ -82,7 +82,7 @@ pub fn early_output(plan: &Plan, lines: &[u8]) -> Option<PathBuf> {
 /// Stores what a successful action made. An error is a failure of the cache: the build goes on regardless.
 pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> Result<Finished> {
     let made = match &miss.work {
-        Work::Compile(plan) => compile(cache, inv, plan, left)?,
+        Work::Compile(plan) => compile(cache, inv, miss, plan, left)?,
         Work::Script(script) => script.made(cache, inv, left)?,
     };
     let mut made = match made {
@@ -131,7 +131,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
         publish(&made.record)?;
     }
     record.remember(&here, &miss.invocation)?;
-    let proof = Proof::of(miss, key, inv, &left.given);
+    let proof = proof_of(miss, inv, left, key, None);
     match &miss.work {
         Work::Script(script) => {
             script.note_run(cache, &left.ran.stdout, &record.to_bytes()?)?;
@@ -139,15 +139,45 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
                 proof.keep(cache, &name)?;
             }
         }
-        Work::Compile(_) => {
-            for output in &entry.outputs {
-                if let Dest::OutDir(file) = &output.dest {
-                    proof.keep(cache, &Proof::name_of_output(&output.blob, file))?;
-                }
-            }
-        }
+        Work::Compile(_) => Proof::names(&entry).try_for_each(|name| proof.keep(cache, &name))?,
     }
     Ok(Finished::Stored(key, entry.bytes()))
+}
+
+fn proof_of(miss: &Miss, inv: &Invocation, left: &Left, key: EntryKey, record: Option<Vec<u8>>) -> Proof {
+    let known = proof::Known {
+        invocation: miss.invocation,
+        key,
+        width: miss.work.width(),
+        prefixes: miss.work.prefixes(),
+        is_script: matches!(miss.work, Work::Script(_)),
+        record,
+    };
+    Proof::of(known, inv, &|name| left.given.iter().any(|given| given == name))
+}
+
+/// An edit is of no use to others; a fork wants to know all the same what it was compiled from.
+fn keep_edit(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    miss: &Miss,
+    left: &Left,
+    read: Read,
+    outputs: &[(Dest, PathBuf)],
+) -> Result<()> {
+    let mut record = read.record;
+    record.0.extend(read.asked.into_iter().map(Input::Bound));
+    record.0.extend(miss.inputs.iter().cloned());
+    let record = InputRecord::new(record.0);
+    let here = miss.work.here(cache, inv);
+    let Some(key) = record.entry_key(&here, &miss.invocation)? else { return Ok(()) };
+    let proof = proof_of(miss, inv, left, key, Some(record.to_bytes()?));
+    for (_, path) in outputs {
+        if let Some(id) = cache.stat(path)? {
+            proof.keep(cache, &Proof::name_of_file(path, id.size, id.mtime_ns))?;
+        }
+    }
+    Ok(())
 }
 
 /// A result that was made where it may depend on the place, as it is remembered.
@@ -198,6 +228,7 @@ fn digest(entry: &Entry) -> Result<[u8; 32]> {
 fn compile(
     cache: &dyn Cache,
     inv: &Invocation,
+    miss: &Miss,
     plan: &Plan,
     left: &Left,
 ) -> Result<std::result::Result<Made, String>> {
@@ -216,42 +247,26 @@ fn compile(
     let outputs = outputs(inv, plan, &messages, &evidence.own)?;
     let info = DepInfo::parse(&dep_text);
     let unproven = match &left.seen {
-        _ if plan.store == Store::Edit => Some("edit".to_owned()),
         _ if dep_text.contains(&MARK) => Some("control character in the output".into()),
         _ if has_changed(cache, plan)? => Some("an input changed while it was compiled".into()),
         Seen::Unproven(why) => Some(why.clone()),
         Seen::Nothing => unseen(cache, inv, plan, &info)?.map(str::to_owned),
         Seen::Evidence(_) => None,
     };
-    if let Some(why) = unproven {
+    if unproven.is_some() || plan.store == Store::Edit {
+        if unproven.is_none() {
+            let read = read(cache, inv, plan, evidence, &info, messages.diagnostics)?;
+            keep_edit(cache, inv, miss, left, read, &outputs)?;
+        }
         // Whoever depends on it wants to know what is behind it. Nothing depends on a program.
         if !compile.is_program() {
             for (_, path) in outputs {
                 announced(cache, plan, &path)?;
             }
         }
-        return Ok(Err(why));
+        return Ok(Err(unproven.unwrap_or_else(|| "edit".to_owned())));
     }
-    let mut record = InputRecord::new(evidence.inputs.iter().cloned());
-    for file in &info.files {
-        let path = declared(&plan.prefixes, &inv.cwd.join(file));
-        let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
-            // A directory that a macro tracks.
-            Input::Tree(plan.prefixes.template_path(&path))
-        } else {
-            Input::File(plan.prefixes.template_path(&path))
-        };
-        record.0.push(input);
-    }
-    record.0.extend(info.env.iter().cloned().map(Input::Env));
-    let mut asked = evidence.asked.clone();
-    for name in &info.env {
-        let Some(value) = inv.var(name) else { continue };
-        let of_paths = tokens(&plan.prefixes.template(value.as_bytes()));
-        if !of_paths.is_empty() && !included::is_only_included(cache, inv, &info.files, name)? {
-            asked.extend(of_paths);
-        }
-    }
+    let Read { mut record, asked } = read(cache, inv, plan, evidence, &info, messages.diagnostics)?;
 
     let needles: Vec<(char, &[u8])> =
         plan.prefixes.iter().map(|p| (p.token, p.path.as_os_str().as_bytes())).collect();
@@ -290,9 +305,6 @@ fn compile(
     if plan.bind_all {
         found.extend(needles.iter().map(|(token, _)| *token));
     }
-    if messages.diagnostics {
-        record.0.push(Input::Width);
-    }
     record.0.extend(found.into_iter().map(Input::Bound));
     Ok(Ok(Made {
         record: InputRecord::new(record.0),
@@ -302,6 +314,46 @@ fn compile(
         stdout: plan.prefixes.template(&ran.stdout),
         stderr: plan.prefixes.template(&ran.stderr),
     }))
+}
+
+/// What a compile was made from.
+struct Read {
+    record: InputRecord,
+    asked: BTreeSet<char>,
+}
+
+fn read(
+    cache: &dyn Cache,
+    inv: &Invocation,
+    plan: &Plan,
+    evidence: &Evidence,
+    info: &DepInfo,
+    has_diagnostics: bool,
+) -> Result<Read> {
+    let mut record = InputRecord::new(evidence.inputs.iter().cloned());
+    for file in &info.files {
+        let path = declared(&plan.prefixes, &inv.cwd.join(file));
+        let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
+            // A directory that a macro tracks.
+            Input::Tree(plan.prefixes.template_path(&path))
+        } else {
+            Input::File(plan.prefixes.template_path(&path))
+        };
+        record.0.push(input);
+    }
+    record.0.extend(info.env.iter().cloned().map(Input::Env));
+    let mut asked = evidence.asked.clone();
+    for name in &info.env {
+        let Some(value) = inv.var(name) else { continue };
+        let of_paths = tokens(&plan.prefixes.template(value.as_bytes()));
+        if !of_paths.is_empty() && !included::is_only_included(cache, inv, &info.files, name)? {
+            asked.extend(of_paths);
+        }
+    }
+    if has_diagnostics {
+        record.0.push(Input::Width);
+    }
+    Ok(Read { record, asked })
 }
 
 /// Stores what an action left outside of its own directory.

@@ -32,7 +32,7 @@ use crate::cache::Invocation;
 use crate::compile::ACTIVE;
 use crate::hasher::Hasher;
 use crate::key::RECIPE;
-use crate::lookup::Plan;
+use crate::lookup::{Plan, Store};
 use crate::prefixes::Prefixes;
 use crate::scratch::is_plain;
 use crate::variables;
@@ -106,6 +106,14 @@ fn state_dir(plan: &Plan) -> Option<PathBuf> {
     match &plan.scratch {
         Some(scratch) => scratch.incremental.clone(),
         None => Some(plan.compile.incremental.as_ref()?.join(plan.compile.stem())),
+    }
+}
+
+/// Directories where the compiler of a plan keeps state.
+pub fn state_dirs(plan: &Plan) -> Vec<PathBuf> {
+    match plan.store {
+        Store::Yes => Vec::new(),
+        Store::Edit => state_dir(plan).into_iter().chain(plan.compile.incremental.clone()).collect(),
     }
 }
 

@@ -186,31 +186,54 @@ fn prefixes(
     compile: &Compile,
     toolchain: &Toolchain,
 ) -> Result<Prefixes> {
-    let mut p = Prefixes::default();
     let about = &toolchain.about;
-    let rust_src = about.sysroot.join("lib/rustlib/src/rust");
-    p.add(RUST_SRC, &rust_src, format!("/rustc/{}", about.commit()));
     let home = cargo_home(inv);
-    if let Some(home) = &home {
-        p.add(CARGO_HOME, home, "/cargo");
-        p.add_alias(CARGO_HOME);
-    }
-    let in_home = p.iter().any(|p| p.token == CARGO_HOME && inv.cwd.starts_with(&p.path));
-    let belongs_elsewhere = in_home || inv.cwd.starts_with(&rust_src);
-    if !belongs_elsewhere {
+    let dirs = Directories {
+        rust_src: (&about.sysroot.join("lib/rustlib/src/rust"), &format!("/rustc/{}", about.commit())),
+        cargo_home: home.as_deref(),
+        cwd: &inv.cwd,
         // Of a path dependency outside of the workspace, which cargo names by its whole path, programs and messages say
         // where it really is.
-        p.add(WORKSPACE, &inv.cwd, if compile.source.is_absolute() { "" } else { "." });
-        if let Some(root) = script::workspace(cache, &inv.cwd)?.filter(|root| *root != inv.cwd) {
-            p.add(REPOSITORY, &root, "");
+        shown_as: if compile.source.is_absolute() { "" } else { "." },
+        profile: profile_dir(&compile.out_dir),
+    };
+    dirs.prefixes(cache)
+}
+
+/// Where a compile runs.
+pub(crate) struct Directories<'a> {
+    /// Library sources of the toolchain, and what rustc shows in their place.
+    pub rust_src: (&'a Path, &'a str),
+    pub cargo_home: Option<&'a Path>,
+    pub cwd: &'a Path,
+    /// What rustc shows in place of the workspace.
+    pub shown_as: &'a str,
+    pub profile: Option<&'a Path>,
+}
+
+impl Directories<'_> {
+    pub fn prefixes(&self, cache: &dyn Cache) -> Result<Prefixes> {
+        let mut p = Prefixes::default();
+        let (rust_src, shown_as) = self.rust_src;
+        p.add(RUST_SRC, rust_src, shown_as);
+        if let Some(home) = self.cargo_home {
+            p.add(CARGO_HOME, home, "/cargo");
+            p.add_alias(CARGO_HOME);
         }
+        let in_home = p.iter().any(|p| p.token == CARGO_HOME && self.cwd.starts_with(&p.path));
+        if !in_home && !self.cwd.starts_with(rust_src) {
+            p.add(WORKSPACE, self.cwd, self.shown_as);
+            if let Some(root) = script::workspace(cache, self.cwd)?.filter(|root| *root != *self.cwd) {
+                p.add(REPOSITORY, &root, "");
+            }
+        }
+        if let Some(dir) = self.profile {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            p.add(TARGET, dir, format!("./target/{name}"));
+            p.add_alias(TARGET);
+        }
+        Ok(p)
     }
-    if let Some(dir) = profile_dir(&compile.out_dir) {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        p.add(TARGET, dir, format!("./target/{name}"));
-        p.add_alias(TARGET);
-    }
-    Ok(p)
 }
 
 /// `target/debug` of `target/debug/deps`, `target/debug/examples` or `target/debug/build/pkg-hash`.

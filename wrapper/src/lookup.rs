@@ -22,11 +22,13 @@ use crate::incremental;
 use crate::key::{self, Known};
 use crate::objects::{Environment, Habits};
 use crate::prefixes::{Prefixes, contains_mark};
+use crate::proof::{self, Proof};
 use crate::query;
 use crate::record::{self, Here, Input, InputRecord};
 use crate::scratch::Scratch;
 use crate::script::outputs::{self, After};
 use crate::script::{self, Script};
+use crate::variables;
 
 /// Which kind of program cargo wants to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,8 +263,9 @@ pub fn lookup(cache: &dyn Cache, inv: &Invocation, settings: &Settings, role: Ro
             missing.push(key);
             continue;
         };
+        let outputs: Vec<_> = Proof::names(&entry).collect();
         if let Some(hit) = action.restore(cache, inv, settings, key, entry)? {
-            action.note_hit(cache, &hit, bytes)?;
+            action.note_hit(&here, &hit, bytes, outputs)?;
             return Ok(Lookup::Hit(hit));
         }
     }
@@ -407,11 +410,28 @@ impl Action {
         Some((files, after))
     }
 
-    fn note_hit(&self, cache: &dyn Cache, hit: &Hit, record: &[u8]) -> Result<()> {
-        match self {
-            Action::Compile(..) => Ok(()),
-            Action::Script(script, ..) => script.note_run(cache, &hit.stdout, record),
+    /// What came from elsewhere has no proof yet.
+    fn note_hit(&self, here: &Here, hit: &Hit, record: &[u8], mut outputs: Vec<[u8; 32]>) -> Result<()> {
+        let Here { cache, inv, .. } = *here;
+        if let Action::Script(script, ..) = self {
+            script.note_run(cache, &hit.stdout, record)?;
+            outputs = script.run_name(cache, &hit.stdout)?.into_iter().collect();
         }
+        let Some(first) = outputs.first() else { return Ok(()) };
+        if Proof::find(cache, first)?.is_some() {
+            return Ok(());
+        }
+        let is_script = matches!(self, Action::Script(..));
+        let known = proof::Known {
+            invocation: self.invocation(),
+            key: hit.key,
+            width: here.width,
+            prefixes: here.prefixes,
+            is_script,
+            record: None,
+        };
+        let proof = Proof::of(known, inv, &|name| variables::is_set_by_cargo(name, is_script));
+        outputs.iter().try_for_each(|name| proof.keep(cache, name))
     }
 
     /// Why there is no result, in words.

@@ -197,7 +197,7 @@ impl Input {
             },
             Input::Listing(t) => match at(t) {
                 Some(path) => match cache.stat(&path)? {
-                    Some(id) if id.is_dir => Some(listed(&cache.list_dir(&path)?).to_vec()),
+                    Some(id) if id.is_dir => Some(listed(t, &cache.list_dir(&path)?).to_vec()),
                     _ => None,
                 },
                 None => None,
@@ -339,13 +339,24 @@ fn content(here: &Here, template: &[u8], path: &Path) -> Result<Option<[u8; 32]>
     tree::normal_hash(here.cache, path, hash, here.prefixes).map(Some)
 }
 
-/// Names, and what each is: who lists a directory learns both.
-fn listed(entries: &[DirEntry]) -> [u8; 32] {
+/// Names, and what each is: who lists a directory learns both. Which crates are in cargo's directory of them at a moment is
+/// chance, and the loader's search path leads there.
+fn listed(template: &[u8], entries: &[DirEntry]) -> [u8; 32] {
+    let of_crates =
+        [TARGET, HOST].iter().any(|token| *template == *[&prefixes::token(*token)[..], b"/deps"].concat());
     let mut h = Hasher::new("names");
-    for entry in entries {
+    for entry in entries.iter().filter(|entry| !(of_crates && is_name_of_crate(entry.name.as_bytes()))) {
         h.field("name", entry.name.as_bytes()).field("kind", &[entry.kind as u8]);
     }
     h.finish()
+}
+
+/// A name with cargo's hash in it, as in `libserde-8a1e53d20a8a1e53.rlib`.
+fn is_name_of_crate(name: &[u8]) -> bool {
+    let stem = name.split(|b| *b == b'.').next().unwrap_or_default();
+    stem.rsplit(|b| *b == b'-').next().is_some_and(|hash| {
+        hash.len() == 16 && hash.len() < stem.len() && hash.iter().all(u8::is_ascii_hexdigit)
+    })
 }
 
 #[cfg(test)]
@@ -567,6 +578,29 @@ mod tests {
         assert_ne!(other, there);
         write("one/tool", "2");
         assert_ne!(key(), other, "the same bytes at another place are another program");
+    }
+
+    #[test]
+    fn which_crates_are_there_at_a_moment_is_no_input() {
+        let mut a = place(&[]);
+        a.write("target/debug/deps/libown.so", "");
+        let root = a.dir.path().to_owned();
+        a.prefixes.add(TARGET, &root.join("target/debug"), "");
+        let listing = |dir: &str| [Input::Listing(format!("\u{1f}T\u{1f}/{dir}").into_bytes())];
+        let before = a.key(&listing("deps"));
+        for name in ["libserde-8a1e53d20a8a1e53.rlib", "app-8a1e53d20a8a1e53", "app-8a1e53d20a8a1e53.d"] {
+            a.write(&format!("target/debug/deps/{name}"), "");
+        }
+        assert_eq!(a.key(&listing("deps")), before);
+        for name in ["libowns.so", "8a1e53d20a8a1e53", "lib-8a1e53d20a8a1e5g.a", "lib-8a1e53.a"] {
+            let before = a.key(&listing("deps"));
+            a.write(&format!("target/debug/deps/{name}"), "");
+            assert_ne!(a.key(&listing("deps")), before, "{name}");
+        }
+        a.write("target/debug/assets/one.txt", "");
+        let before = a.key(&listing("assets"));
+        a.write("target/debug/assets/app-8a1e53d20a8a1e53", "");
+        assert_ne!(a.key(&listing("assets")), before);
     }
 
     #[test]

@@ -120,6 +120,17 @@ pub fn is_argument_of_scripts(name: &OsStr) -> bool {
     is_in(name, OF_SCRIPTS, OF_SCRIPTS_FAMILIES)
 }
 
+/// Does cargo set it for each compile, or for each run of a script, whatever it is in the user's environment?
+pub fn is_set_by_cargo(name: &OsStr, for_script: bool) -> bool {
+    const ALWAYS: &[&str] =
+        &["CARGO", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    const FAMILIES: &[&str] = &["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+    is_in(name, ALWAYS, FAMILIES)
+        || for_script
+            && name != "RUSTC_LINKER"
+            && (is_argument_of_scripts(name) || is_in(name, &["RUSTC", "RUSTDOC", "NUM_JOBS"], &[]))
+}
+
 /// Does a variable belong to the user rather than to the session, the run, or cargo?
 pub fn is_of_user(name: &OsStr) -> bool {
     !is_of_the_run(name)

@@ -30,6 +30,9 @@ impl Reader<'_> {
                 continue;
             }
             let path = self.really(&access.path);
+            if self.scene.state.iter().any(|state| path.starts_with(state)) {
+                continue;
+            }
             if access.how == How::Mode && self.sets_modes(access.process) {
                 self.modes.insert(path.clone());
             }

@@ -74,6 +74,8 @@ pub struct Scene<'a> {
     pub own: &'a Path,
     /// Where the compiler really wrote instead.
     pub moved: Option<&'a Path>,
+    /// Where the compiler keeps its incremental state, which it checks itself.
+    pub state: &'a [PathBuf],
     /// Directories of crates: what is taken from them is in the key by content.
     pub crates: &'a [PathBuf],
     /// Files that are in the key by content.

@@ -112,11 +112,12 @@ impl Reader<'_> {
             return false;
         }
         if is_interpreter(&name) {
-            const SHELL: &[&str] = &["EPOCH", "SECONDS", "RANDOM", "%("];
-            const OTHER: &[&str] = &["time", "date", "random", "uuid", "Math."];
             let text = self.text_of(process);
-            let words = if self.is_shell(process) { SHELL } else { OTHER };
-            return words.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
+            if self.is_shell(process) {
+                return shell_tells_moment(&text);
+            }
+            const WORDS: &[&str] = &["time", "date", "random", "uuid", "Math."];
+            return WORDS.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
         }
         true
     }
@@ -192,6 +193,17 @@ impl Reader<'_> {
     }
 }
 
+/// Does a script of a shell use the time or a random number? Beside the number of a process it is for a temporary file's
+/// name, as in what autoconf makes.
+fn shell_tells_moment(text: &[u8]) -> bool {
+    const WORDS: &[&[u8]] = &[b"EPOCH", b"SECONDS", b"RANDOM", b"%("];
+    const FOR_NAMES: &[&[u8]] = &[b"$$-$", b"test -n \"$"];
+    WORDS.iter().any(|word| {
+        memchr::memmem::find_iter(text, word)
+            .any(|at| *word != b"RANDOM" || !FOR_NAMES.iter().any(|before| text[..at].ends_with(before)))
+    })
+}
+
 /// Scripts are searched for names up to this size. Bytes.
 const MAX_SCRIPT: u64 = 1 << 20;
 
@@ -203,6 +215,10 @@ pub(super) fn is_build_tool(name: &str) -> bool {
         flex m4 tar gzip xz patch git find ls stat test env cat head tail tr cut wc xargs which dirname basename readlink \
         realpath chmod uniq diff cmp printf echo true tee";
     let is_one = |name: &str| TOOLS.split(' ').any(|tool| tool == name);
+    // Git has its subcommands as programs.
+    if name.starts_with("git-") {
+        return true;
+    }
     let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
     is_one(name) || name.rsplit('-').next().is_some_and(is_one)
 }

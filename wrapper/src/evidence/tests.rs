@@ -184,6 +184,7 @@ impl Story {
             sysroot: &self.elsewhere("toolchain"),
             own: &self.at(own),
             moved: self.moved.as_deref(),
+            state: &[self.at("target/debug/incremental")],
             crates: &[self.at("target/debug/deps")],
             known: &self.known,
             values_bind: self.values_bind,
@@ -327,20 +328,44 @@ fn permissions_count_that_no_linker_set() {
 }
 
 #[test]
+fn incremental_state_is_the_compilers_own() {
+    let mut s = Story::compile();
+    s.write("target/debug/incremental/app-1/s-1/query-cache.bin", "state");
+    s.write("src/lib.rs", "source");
+    let (state, source) = (s.at("target/debug/incremental/app-1/s-1/query-cache.bin"), s.at("src/lib.rs"));
+    s.does(0, How::Read, state).does(0, How::Read, source);
+    let inputs = s.inputs();
+    assert!(inputs.iter().all(|i| !format!("{i:?}").contains("query")), "{inputs:?}");
+    assert_eq!(inputs.len(), 1);
+}
+
+#[test]
 fn moments_are_not_stored() {
     for what in [What::Clock, What::Random] {
         let mut s = Story::script();
         s.asks(0, what.clone());
         assert!(s.unproven().starts_with("it asked for "), "{what:?}");
 
-        for (program, is_told) in [("/usr/bin/date", true), ("/usr/bin/cc1", false), ("/usr/bin/ar", false)] {
+        for (program, is_told) in [
+            ("/usr/bin/date", true),
+            ("/usr/bin/cc1", false),
+            ("/usr/bin/ar", false),
+            ("/usr/lib/git-core/git-sh-i18n--envsubst", false),
+        ] {
             let mut s = Story::script();
             let helper = s.process(program, &["x"], Some(0));
             s.asks(helper, what.clone());
             assert_eq!(s.read().is_err(), is_told, "{program} {what:?}");
         }
     }
-    for (words, is_told) in [("echo $RANDOM", true), ("echo $EPOCHSECONDS", true), ("echo hello", false)] {
+    for (words, is_told) in [
+        ("echo $RANDOM", true),
+        ("echo $EPOCHSECONDS", true),
+        ("echo hello", false),
+        ("test -n \"$RANDOM\" && tmp=./conf$$-$RANDOM", false),
+        ("tmp=./conf$$-$RANDOM; echo $RANDOM", true),
+        ("echo $$-$SECONDS", true),
+    ] {
         let mut s = Story::script();
         let sh = s.process("/usr/bin/bash", &["bash", "-c", words], Some(0));
         s.asks(sh, What::Random);

@@ -133,6 +133,49 @@ pub fn is_for_all(record: &[u8]) -> bool {
     InputRecord::from_bytes(record).is_some_and(|record| !record.0.iter().any(bound))
 }
 
+/// Where a script runs.
+pub(crate) struct Directories<'a> {
+    /// The profile's directory in the target directory, and the one where the script's program is.
+    pub profile: &'a Path,
+    pub host: &'a Path,
+    pub cargo_home: Option<&'a Path>,
+    pub package: &'a Path,
+    /// The user's.
+    pub home: Option<&'a Path>,
+    pub sysroot: &'a Path,
+}
+
+impl Directories<'_> {
+    pub fn prefixes(&self, cache: &dyn Cache) -> Result<Prefixes> {
+        let mut prefixes = Prefixes::default();
+        prefixes.add(TARGET, self.profile, "");
+        prefixes.add_alias(TARGET);
+        if self.host != self.profile {
+            prefixes.add(HOST, self.host, "");
+        }
+        if let Some(home) = self.cargo_home {
+            prefixes.add(CARGO_HOME, home, "");
+            prefixes.add_alias(CARGO_HOME);
+        }
+        let in_home = prefixes.iter().any(|p| p.token == CARGO_HOME && self.package.starts_with(&p.path));
+        prefixes.add(PACKAGE, self.package, "");
+        if !in_home {
+            let root = workspace(cache, self.package)?.unwrap_or_else(|| self.package.to_owned());
+            if let Some(around) = root.parent() {
+                prefixes.add(AROUND, around, "");
+            }
+            if root != self.package {
+                prefixes.add(WORKSPACE, &root, "");
+            }
+        }
+        if let Some(home) = self.home.filter(|home| prefixes.iter().all(|p| p.path != *home)) {
+            prefixes.add(HOME, home, "");
+        }
+        prefixes.add(SYSROOT, self.sysroot, "");
+        Ok(prefixes)
+    }
+}
+
 impl Script {
     /// `None` when this is not cargo's run of a build script.
     fn of(cache: &dyn Cache, inv: &Invocation) -> Result<Option<Script>> {
@@ -142,42 +185,23 @@ impl Script {
         };
         let Some(program) = inv.argv.first().map(PathBuf::from) else { return Ok(None) };
         let (Some(target), Some(host)) = (up(&out_dir, 3), up(&program, 3)) else { return Ok(None) };
-        let mut prefixes = Prefixes::default();
-        prefixes.add(TARGET, target, "");
-        prefixes.add_alias(TARGET);
-        if host != target {
-            prefixes.add(HOST, host, "");
-        }
-        let home = key::cargo_home(inv);
-        if let Some(home) = &home {
-            prefixes.add(CARGO_HOME, home, "");
-            prefixes.add_alias(CARGO_HOME);
-        }
-        let homes: Vec<&Path> =
-            prefixes.iter().filter(|p| p.token == CARGO_HOME).map(|p| p.path.as_path()).collect();
-        let in_home = homes.iter().any(|home| package.starts_with(home));
-        let immutable = homes.iter().any(|home| {
-            package.starts_with(home.join("registry/src")) || package.starts_with(home.join("git/checkouts"))
-        });
-        prefixes.add(PACKAGE, &package, "");
-        if !in_home {
-            let root = workspace(cache, &package)?.unwrap_or_else(|| package.clone());
-            if let Some(around) = root.parent() {
-                prefixes.add(AROUND, around, "");
-            }
-            if root != package {
-                prefixes.add(WORKSPACE, &root, "");
-            }
-        }
-        if let Some(home) = inv.var("HOME").map(Path::new).filter(|h| prefixes.iter().all(|p| p.path != **h))
-        {
-            prefixes.add(HOME, home, "");
-        }
         let compiler = toolchain_of(cache, inv)?;
         let rustc = inv.var("RUSTC").map(OsStr::to_owned);
         let programs = key::programs(&compiler, inv, rustc.as_slice());
         let sysroot = compiler.about.sysroot;
-        prefixes.add(SYSROOT, &sysroot, "");
+        let cargo_home = key::cargo_home(inv);
+        let dirs = Directories {
+            profile: target,
+            host,
+            cargo_home: cargo_home.as_deref(),
+            package: &package,
+            home: inv.var("HOME").map(Path::new),
+            sysroot: &sysroot,
+        };
+        let prefixes = dirs.prefixes(cache)?;
+        let immutable = prefixes.iter().filter(|p| p.token == CARGO_HOME).any(|home| {
+            ["registry/src", "git/checkouts"].iter().any(|dir| package.starts_with(home.path.join(dir)))
+        });
         Ok(Some(Script {
             program,
             name: name(inv),
