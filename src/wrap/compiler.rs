@@ -71,6 +71,7 @@ impl Action {
                 prefixes: &plan.prefixes,
                 sysroot: &plan.sysroot,
                 own: &plan.compile.out_dir,
+                own_is_new: false,
                 moved: bench.as_ref().map(Bench::out_dir),
                 state: &state,
                 crates: &crates,

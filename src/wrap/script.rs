@@ -31,6 +31,7 @@ impl Action {
             prefixes: &script.prefixes,
             sysroot: &script.sysroot,
             own: &script.out_dir,
+            own_is_new: !self.was_used,
             moved: None,
             state: &[],
             crates: &crates,

@@ -34,6 +34,8 @@ fn table() -> Table {
             .file("x.c", "#include \"x.h\"\nint x(void) { return X; }")
             .file("include/x.h", "#define X 7")
             .main("unsafe extern \"C\" { fn x() -> i32; } fn main() { println!(\"{}\", unsafe { x() }); }"))
+        .add(script("begins_anew", "only_script(); fs::remove_dir_all(out()).unwrap(); fs::create_dir_all(out()).unwrap(); fs::write(out().join(\"x\"), \"1\").unwrap(); \
+                set(fs::read_dir(out()).unwrap().count().to_string());"))
         .add(script("reads", "only_script(); set(text(\"data/x\"));").file("data/x", "x"))
         .add(script("variables", "println!(\"cargo:rerun-if-env-changed=NOT_SET\"); set(env::var(\"NOT_SET\").unwrap_or(\"no\".into()));"))
 }

@@ -259,8 +259,8 @@ impl Reader<'_> {
                 Input::File(template.clone())
             }
             How::List => {
-                if object == Whose::Toolchain {
-                    // The compiler looks through all its search directories for crates.
+                // The compiler looks through all its search directories for crates.
+                if object == Whose::Toolchain || scene.own_is_new && self.is_own(path) {
                     return Ok(());
                 }
                 if let Ok(meta) = path.metadata() {

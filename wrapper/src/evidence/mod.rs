@@ -72,6 +72,8 @@ pub struct Scene<'a> {
     pub sysroot: &'a Path,
     /// The directory that is the action's own to write in.
     pub own: &'a Path,
+    /// Nothing was in it before.
+    pub own_is_new: bool,
     /// Where the compiler really wrote instead.
     pub moved: Option<&'a Path>,
     /// Where the compiler keeps its incremental state, which it checks itself.

@@ -119,7 +119,8 @@ fn is_compiler(inner: &Path) -> bool {
     const LIBRARIES: &[&str] = &["librustc_driver-", "libstd-"];
     let (dir, name) = (inner.parent(), inner.file_name().and_then(OsStr::to_str).unwrap_or_default());
     dir == Some(Path::new("bin")) && PROGRAMS.contains(&name)
-        || LIBRARIES.iter().any(|head| name.starts_with(head)) && inner.starts_with("lib")
+        || LIBRARIES.iter().any(|head| name.starts_with(head))
+            && ["lib", "lib64"].iter().any(|dir| inner.starts_with(dir))
 }
 
 /// The kernel's own files: what is written there is not left.

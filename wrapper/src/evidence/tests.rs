@@ -183,6 +183,7 @@ impl Story {
             prefixes: &prefixes,
             sysroot: &self.elsewhere("toolchain"),
             own: &self.at(own),
+            own_is_new: self.is_script,
             moved: self.moved.as_deref(),
             state: &[self.at("target/debug/incremental")],
             crates: &[self.at("target/debug/deps")],
