@@ -51,6 +51,12 @@ fn at_another_depth() {
 }
 
 #[test]
+fn with_temporary_files_elsewhere() {
+    // A directory that is there, and no part of the checkouts.
+    table().env("TMPDIR", "$T/homes").hits_elsewhere("other");
+}
+
+#[test]
 fn after_a_clean() {
     table().kept_here();
 }

@@ -137,6 +137,12 @@ impl Reader<'_> {
             })
     }
 
+    /// The directory itself; what lies there is somebody's.
+    fn is_for_temporary_files(&self, path: &Path) -> bool {
+        let dirs = ["TMPDIR", "TMP", "TEMP"].iter().filter_map(|name| self.scene.inv.var(name));
+        dirs.map(|dir| plain(&self.scene.inv.cwd.join(dir))).any(|dir| dir == path)
+    }
+
     pub(super) fn is_own(&self, path: &Path) -> bool {
         path.starts_with(self.scene.own)
     }
@@ -185,6 +191,10 @@ impl Reader<'_> {
         let is_first = how == How::Exec
             && (self.account.processes.first().is_some_and(|first| first.program == path)
                 || matches!(scene.whose(path), Whose::Toolchain | Whose::Kache));
+        // Compilers put their temporary files there.
+        if how == How::Stat && self.is_for_temporary_files(path) {
+            return Ok(());
+        }
         // Runtimes of sanitizers read it as well, and ask for variables later.
         if path == Path::new("/proc/self/environ") && self.object(object) == Whose::User {
             return Err(format!("it read the whole environment{}", self.by(process)));

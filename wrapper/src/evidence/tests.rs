@@ -329,6 +329,19 @@ fn permissions_count_that_no_linker_set() {
 }
 
 #[test]
+fn where_temporary_files_go_is_no_input() {
+    let mut s = Story::compile();
+    let (dir, inner) = (s.elsewhere("temp"), s.elsewhere("temp/x"));
+    std::fs::create_dir_all(&inner).unwrap();
+    s.does(0, How::Stat, &dir);
+    assert_ne!(s.inputs(), []);
+    s.env.insert("TMPDIR".into(), format!("{}/", dir.display()));
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Stat, &inner);
+    assert_ne!(s.inputs(), []);
+}
+
+#[test]
 fn incremental_state_is_the_compilers_own() {
     let mut s = Story::compile();
     s.write("target/debug/incremental/app-1/s-1/query-cache.bin", "state");
