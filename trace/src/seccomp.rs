@@ -353,6 +353,12 @@ impl Log {
                 return None;
             }
         };
+        let own = [&b"/proc/self/"[..], b"/proc/thread-self/"];
+        let text = match own.iter().find_map(|start| text.strip_prefix(*start)) {
+            // Its own, not ours.
+            Some(rest) => [format!("/proc/{}/", self.group(tid)).as_bytes(), rest].concat(),
+            None => text,
+        };
         let mut path = PathBuf::from("/");
         if text[0] != b'/' {
             let base = if dir == libc::AT_FDCWD { "cwd".to_string() } else { format!("fd/{dir}") };
