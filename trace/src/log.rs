@@ -9,6 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+#[cfg(test)]
+mod tests;
+
 struct Record<'a> {
     process: u32,
     kind: u8,
@@ -301,7 +304,7 @@ impl Reader<'_> {
             let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
             let (who, what) = rest.split_at(end);
             let what = of_its_process(what);
-            if what == b"/cwd" && !who.is_empty() {
+            if what == b"/cwd" {
                 // Also that of another process, which is most likely the one that started this.
                 return self.call(Call {
                     what: What::WorkingDirectory,
