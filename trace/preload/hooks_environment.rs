@@ -2,7 +2,7 @@
 
 use crate::format::{how, what};
 use crate::paths::{bytes, decimal};
-use crate::sys::AT_FDCWD;
+use crate::sys::{self, AT_FDCWD};
 use crate::{environment, log, objects, report};
 use core::ffi::{c_int, c_long, c_void};
 
@@ -88,8 +88,7 @@ hooks! {
     fn pivot_root(real, _from; new: P, old: P) -> c_int { elsewhere(); real(new, old) }
     fn setns(real, _from; fd: c_int, kind: c_int) -> c_int { elsewhere(); real(fd, kind) }
     fn unshare(real, _from; flags: c_int) -> c_int {
-        // CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID
-        if flags & 0x3002_0000 != 0 {
+        if sys::moves(sys::nr::UNSHARE, flags as usize) {
             elsewhere();
         }
         real(flags)
@@ -155,7 +154,7 @@ fn now(clock: c_int) -> Moment {
 }
 
 fn elsewhere() {
-    log::gap(b"a program makes a world of its own, in which paths mean something else");
+    log::gap(sys::MOVED.as_bytes());
 }
 
 unsafe fn asked(from: usize, name: P) {

@@ -102,7 +102,7 @@ hooks! {
     }
     fn chroot(real, from; p: P) -> c_int {
         crate::report::presence(from, AT_FDCWD, p);
-        crate::log::gap(b"chroot: paths mean something else afterwards");
+        crate::log::gap(crate::sys::MOVED.as_bytes());
         real(p)
     }
 

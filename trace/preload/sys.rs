@@ -69,6 +69,11 @@ numbers! {
     FCHMODAT 268 53
     UTIMENSAT 280 88
     CHROOT 161 51
+    MOUNT 165 40
+    PIVOT_ROOT 155 41
+    UNSHARE 272 97
+    SETNS 308 268
+    FCHMODAT2 452 452
     FCNTL 72 25
     TRUNCATE 76 45
     GETDENTS 78 -7
@@ -206,6 +211,17 @@ wrapper!(/// Ends the process.
     exit_group(code: i32) = EXIT_GROUP [code]);
 wrapper!(/// Becomes another program.
     execve(path: *const u8, argv: *const *const u8, envp: *const *const u8) = EXECVE [path, argv, envp]);
+
+/// Why there is a gap after a call of which [`moves`] is true.
+pub const MOVED: &str = "a program makes a world of its own, in which paths mean something else";
+
+/// Whether paths mean something else after a call with this number and first argument.
+pub fn moves(number: i64, first: usize) -> bool {
+    // CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID
+    let namespaces = 0x3002_0000;
+    matches!(number, nr::CHROOT | nr::MOUNT | nr::PIVOT_ROOT | nr::SETNS)
+        || number == nr::UNSHARE && first & namespaces != 0
+}
 
 /// Ends the process.
 pub fn exit(code: i32) -> ! {

@@ -6,7 +6,7 @@ use crate::format::HELLO;
 use crate::sys::{self, nr};
 
 /// What the kernel tells of. Numbers below zero are calls that this machine does not have.
-const WATCHED: [i64; 46] = [
+const WATCHED: [i64; 51] = [
     nr::OPEN,
     nr::OPENAT,
     nr::OPENAT2,
@@ -41,11 +41,16 @@ const WATCHED: [i64; 46] = [
     nr::TRUNCATE,
     nr::CHMOD,
     nr::FCHMODAT,
+    nr::FCHMODAT2,
     nr::CHOWN,
     nr::FCHOWNAT,
     nr::UTIMENSAT,
     nr::CHDIR,
     nr::CHROOT,
+    nr::MOUNT,
+    nr::PIVOT_ROOT,
+    nr::UNSHARE,
+    nr::SETNS,
     nr::CONNECT,
     nr::UNAME,
     nr::GETCWD,

@@ -61,3 +61,59 @@ pub fn find_program(name: &OsStr, path: Option<&OsStr>, dir: &Path) -> Option<Pa
         |file: &PathBuf| fs::metadata(file).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     std::env::split_paths(path).map(|entry| dir.join(entry).join(name)).find(is_program)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn files_are_made_once_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let preload = install(&dir.path().join("new")).unwrap();
+        let launch = preload.with_extension("");
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let before = [inode(&preload), inode(&launch)];
+        assert_eq!(install(preload.parent().unwrap()).unwrap(), preload);
+        assert_eq!([inode(&preload), inode(&launch)], before);
+        fs::remove_file(&launch).unwrap();
+        fs::write(&launch, "cut").unwrap();
+        install(preload.parent().unwrap()).unwrap();
+        assert_eq!(fs::read(&launch).unwrap(), LAUNCH);
+        assert_eq!(fs::metadata(&launch).unwrap().mode() & 0o7777, 0o555);
+        assert_eq!(inode(&preload), before[0]);
+        for name in ["a b", "a:b", "a;b"] {
+            let error = install(&dir.path().join(name)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+    }
+
+    #[test]
+    fn file_systems_without_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!forbids_programs(dir.path()));
+        assert!(!forbids_programs(&dir.path().join("none")));
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        for mount in mounts.lines().filter(|mount| mount.starts_with("proc /proc ")) {
+            assert_eq!(forbids_programs(Path::new("/proc")), mount.contains("noexec"));
+        }
+    }
+
+    #[test]
+    fn where_programs_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, mode) in [("one", 0o644), ("two", 0o755), ("three", 0o711)] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("tool"), "").unwrap();
+            fs::set_permissions(at(name).join("tool"), Permissions::from_mode(mode)).unwrap();
+        }
+        fs::create_dir_all(at("zero/tool")).unwrap();
+        let find = |name: &str, path: &str| find_program(name.as_ref(), Some(path.as_ref()), dir.path());
+        assert_eq!(find("tool", "zero:one:two:three"), Some(at("two/tool")));
+        assert_eq!(find("tool", at("three").to_str().unwrap()), Some(at("three/tool")));
+        assert_eq!(find("tool", "zero:one"), None);
+        assert_eq!(find("./one/tool", "two"), Some(at("./one/tool")));
+        assert_eq!(find_program("sh".as_ref(), None, dir.path()), Some("/bin/sh".into()));
+    }
+}

@@ -9,6 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+#[cfg(test)]
+mod tests;
+
 struct Record<'a> {
     process: u32,
     kind: u8,
@@ -300,7 +303,8 @@ impl Reader<'_> {
         if let Some(rest) = bytes.strip_prefix(b"/proc/") {
             let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
             let (who, what) = rest.split_at(end);
-            if what == b"/cwd" && !who.is_empty() {
+            let what = of_its_process(what);
+            if what == b"/cwd" {
                 // Also that of another process, which is most likely the one that started this.
                 return self.call(Call {
                     what: What::WorkingDirectory,
@@ -317,10 +321,8 @@ impl Reader<'_> {
                         process.whole_environment = true;
                         access.path = "/proc/self/environ".into();
                     }
-                    _ if is_detour(what) => {
-                        // What that leads to was another thing in another process, and at another time.
-                        self.account.gaps.push(format!("it went by way of {}", access.path.display()));
-                        return;
+                    (_, how) if is_detour(what) || how == How::Read && what.starts_with(b"/fd/") => {
+                        return self.went_by(&access.path);
                     }
                     _ => return,
                 }
@@ -330,6 +332,9 @@ impl Reader<'_> {
                 b"null", b"zero", b"full", b"tty", b"ptmx", b"stdin", b"stdout", b"stderr", b"random",
                 b"urandom", b"fd",
             ];
+            if is_detour(&bytes[4..]) {
+                return self.went_by(&access.path);
+            }
             if plain.contains(&device) || device.starts_with(b"pts/") || device.starts_with(b"fd/") {
                 return;
             }
@@ -337,6 +342,11 @@ impl Reader<'_> {
             return;
         }
         self.access(access);
+    }
+
+    /// What a path leads to was another thing in another process, and at another time.
+    fn went_by(&mut self, path: &Path) {
+        self.account.gaps.push(format!("it went by way of {}", path.display()));
     }
 
     fn access(&mut self, access: Access) {
@@ -418,10 +428,16 @@ fn unanswered<'a>(records: &[Record<'a>]) -> Vec<&'a [u8]> {
     begun.map(|record| record.text).collect()
 }
 
+/// What a path of /proc names of a process, if it names one of its threads: that has the same.
+fn of_its_process(path: &[u8]) -> &[u8] {
+    let Some(rest) = path.strip_prefix(b"/task/") else { return path };
+    rest.iter().position(|byte| *byte == b'/').map_or(path, |end| &rest[end..])
+}
+
 /// A path of /proc behind a link of the process itself to a directory.
 fn is_detour(path: &[u8]) -> bool {
-    let is_below = |name: &[u8]| path.strip_prefix(name).is_some_and(|rest| rest.len() > 1);
-    is_below(b"/cwd") || is_below(b"/root")
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').skip(1).collect();
+    matches!(parts[..], [b"cwd" | b"root", _, ..] | [b"fd", _, _, ..])
 }
 
 /// A program and its arguments.

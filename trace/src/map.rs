@@ -46,7 +46,11 @@ impl Map {
 
     /// The map of the observer around us.
     pub fn around() -> Option<Map> {
-        let value = std::env::var("KACHE_TRACE").ok()?;
+        Map::named(&std::env::var("KACHE_TRACE").ok()?)
+    }
+
+    /// The map that the variable names.
+    fn named(value: &str) -> Option<Map> {
         let mut numbers = value.split(':').map(|number| u64::from_str_radix(number, 16).ok());
         let (pid, fd, nonce) = (numbers.next()??, numbers.next()??, numbers.next()??);
         let file = File::options().read(true).write(true).open(format!("/proc/{pid}/fd/{fd}")).ok()?;
@@ -139,4 +143,56 @@ pub fn gap(map: &Map, why: &str) {
 /// The next number of a process.
 pub fn number(map: &Map) -> u32 {
     map.header().processes.fetch_add(1, Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_observer_has_made_is_a_map() {
+        let (memory, map) = Memory::new().unwrap();
+        let of = |file: &File, nonce: u64| {
+            Map::named(&format!("{:x}:{:x}:{nonce:x}:7", std::process::id(), file.as_raw_fd()))
+        };
+        let named = Map::named(&memory.variable(7)).unwrap();
+        gap(&named, "why");
+        assert_eq!(memory.length(), FIRST as usize + 32);
+        assert_eq!(number(&map) + 1, number(&named));
+        assert!(of(&memory.file, memory.nonce + 1).is_none());
+        for value in ["", "1", "1:2", "x:y:z", "ffffffff:0:0:0"] {
+            assert!(Map::named(value).is_none(), "{value}");
+        }
+        let file = |seals: libc::c_int, length: usize| {
+            // SAFETY: makes a descriptor, which is ours.
+            let file = unsafe {
+                let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+                File::from(OwnedFd::from_raw_fd(libc::memfd_create(NAME.as_ptr(), flags)))
+            };
+            file.write_all_at(&memory.read().unwrap(), 0).unwrap();
+            file.set_len(length as u64).unwrap();
+            // SAFETY: adds seals to our descriptor.
+            assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }, 0);
+            file
+        };
+        assert!(of(&file(libc::F_SEAL_SHRINK, MAP_SIZE), memory.nonce).is_some());
+        // It could become shorter, and has to be as long.
+        assert!(of(&file(libc::F_SEAL_GROW, MAP_SIZE), memory.nonce).is_none());
+        assert!(of(&file(libc::F_SEAL_SHRINK, MAP_SIZE / 2), memory.nonce).is_none());
+        let plain = tempfile::tempfile().unwrap();
+        plain.write_all_at(&memory.read().unwrap(), 0).unwrap();
+        plain.set_len(MAP_SIZE as u64).unwrap();
+        assert!(of(&plain, memory.nonce).is_none());
+        plain.set_len(1).unwrap();
+        assert!(of(&plain, memory.nonce).is_none());
+    }
+
+    #[test]
+    fn a_map_is_closed_when_nobody_has_it() {
+        let (memory, map) = Memory::new().unwrap();
+        assert!(!memory.close());
+        drop(map);
+        assert!(memory.close());
+        assert!(Map::named(&memory.variable(1)).is_none());
+    }
 }

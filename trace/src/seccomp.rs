@@ -307,14 +307,14 @@ impl Log {
             nr::SYMLINKAT => path(self, how::WRITE, a[1] as i32, a[2]),
             nr::MKDIR | nr::MKNOD | nr::CHOWN => path(self, how::WRITE, here, a[0]),
             nr::CHMOD => path(self, how::MODE, here, a[0]),
-            nr::FCHMODAT => path(self, how::MODE, dir, a[1]),
+            nr::FCHMODAT | nr::FCHMODAT2 => path(self, how::MODE, dir, a[1]),
             nr::MKDIRAT | nr::MKNODAT | nr::FCHOWNAT | nr::UTIMENSAT => path(self, how::WRITE, dir, a[1]),
             nr::TRUNCATE => {
                 path(self, how::READ, here, a[0]);
                 path(self, how::WRITE, here, a[0]);
             }
             nr::CHDIR => path(self, how::STAT, here, a[0]),
-            nr::CHROOT => map::gap(&self.map, "chroot: paths mean something else afterwards"),
+            number if sys::moves(number, a[0] as usize) => map::gap(&self.map, sys::MOVED),
             nr::IO_URING_SETUP => map::gap(&self.map, "io_uring: what is read that way is not seen"),
             nr::CONNECT => self.connect(pid, tid, a[1], a[2] as usize),
             nr::UNAME => self.call(pid, what::HOST, b""),
@@ -352,6 +352,12 @@ impl Log {
                 map::gap(&self.map, &format!("the memory of a process cannot be read: {error}"));
                 return None;
             }
+        };
+        let own = [&b"/proc/self/"[..], b"/proc/thread-self/"];
+        let text = match own.iter().find_map(|start| text.strip_prefix(*start)) {
+            // Its own, not ours.
+            Some(rest) => [format!("/proc/{}/", self.group(tid)).as_bytes(), rest].concat(),
+            None => text,
         };
         let mut path = PathBuf::from("/");
         if text[0] != b'/' {

@@ -230,3 +230,42 @@ fn system_calls_by_number() {
     assert_eq!(hows(&account, place.at("none")), [How::Absent]);
     assert_eq!(programs(&account).last().unwrap(), "true");
 }
+
+#[test]
+fn files_behind_links_of_the_process_itself() {
+    let place = Place::new();
+    place.write("dir/file", "text");
+    let code = r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            char path[64];
+            int dir = open("dir", O_PATH | O_DIRECTORY), file = dup2(open("dir/file", O_PATH), 900);
+            sprintf(path, argv[1], argv[2][0] == 'd' ? dir : file, getpid());
+            return open(path, O_RDONLY) < 0;
+        }"#;
+    let [loaded, watched] =
+        [("loaded", &[][..]), ("watched", &["-static"])].map(|(name, options)| place.c(name, options, code));
+    for (path, of) in [
+        ("/proc/self/cwd/dir/file", "none"),
+        ("/proc/thread-self/cwd/dir/file", "none"),
+        ("/proc/self/fd/%d/file", "dir"),
+        ("/dev/fd/%d/file", "dir"),
+        ("/proc/%2$d/task/%2$d/fd/%1$d/file", "dir"),
+        ("/proc/self/fd/%d", "file"),
+    ] {
+        for program in [&loaded, &watched] {
+            let account = place.observe(Command::new(program).args([path, of]));
+            assert!(
+                account.gaps.iter().any(|gap| gap.contains("by way of")),
+                "{program:?} {path}: {account:#?}"
+            );
+        }
+    }
+    let account =
+        complete(place.shell("read x </proc/self/task/$$/environ; ls /proc/self/fd >&-  2>&- || true"));
+    assert!(account.processes[0].whole_environment);
+    assert!(!account.processes[1].whole_environment);
+}

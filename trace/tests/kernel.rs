@@ -134,3 +134,41 @@ fn a_sanitizer_that_wants_to_be_first() {
     let account = complete(place.shell("ASAN_OPTIONS=detect_leaks=0 ./careful"));
     assert_eq!(hows(&account, place.at("none")), [How::Absent]);
 }
+
+#[test]
+fn a_world_of_its_own() {
+    let place = Place::new();
+    place.write("file", "");
+    let code = r#"
+        #define _GNU_SOURCE
+        #include <sched.h>
+        #include <sys/mount.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            switch (argv[1][0]) {
+            case 'c': return chroot("none") != -1;
+            case 'r': return syscall(SYS_chroot, "none") != -1;
+            case 'm': return mount("none", "none", "none", 0, 0) != -1;
+            case 'p': return syscall(SYS_pivot_root, "none", "none") != -1;
+            case 's': return setns(-1, 0) != -1;
+            case 'u': unshare(CLONE_NEWNS); return 0;
+            case 'n': syscall(SYS_unshare, CLONE_NEWUSER); return 0;
+            case 'f': return unshare(CLONE_FILES);
+            // fchmodat2, of Linux 6.6.
+            default: return syscall(452, -100, "file", 0600, 0) && syscall(SYS_fchmodat, -100, "file", 0600);
+            }
+        }"#;
+    for options in [&[][..], &["-static"]] {
+        let program = place.c("moves", options, code);
+        for way in ["c", "r", "m", "p", "s", "u", "n"] {
+            let account = place.observe(Command::new(&program).arg(way));
+            assert_eq!(account.gaps.len(), 1, "{options:?} {way} {:?}", account.gaps);
+            assert!(account.gaps[0].contains("world of its own"), "{options:?} {way} {:?}", account.gaps);
+        }
+        complete(place.observe(Command::new(&program).arg("f")));
+        let account = complete(place.observe(Command::new(&program).arg("by number")));
+        assert!(hows(&account, place.at("file")).contains(&How::Mode), "{options:?}");
+    }
+}
