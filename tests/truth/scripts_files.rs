@@ -37,6 +37,23 @@ fn texts() {
             )
             .file("data/x", "x"),
         )
+        .add(
+            reads(
+                "by_descriptor",
+                "only_script(); use std::os::fd::AsRawFd; let dir = fs::File::open(\".\").unwrap(); \
+                 set(text(format!(\"/proc/self/fd/{}/at_fd\", dir.as_raw_fd())));",
+                "at_fd",
+            )
+            .not_stored(),
+        )
+        .add(
+            reads(
+                "by_input",
+                "only_script(); set(prints(&[\"sh\", \"-c\", \"cat /dev/stdin/at_input <.\"]));",
+                "at_input",
+            )
+            .not_stored(),
+        )
         .add(reads("by_proc", "only_script(); set(text(\"/proc/self/cwd/notes\"));", "notes").not_stored())
         .add(reads("source", "only_script(); set(text(\"src/ffi.rs\"));", "src/ffi.rs"))
         .add(reads(

@@ -437,7 +437,7 @@ fn of_its_process(path: &[u8]) -> &[u8] {
 /// A path of /proc behind a link of the process itself to a directory.
 fn is_detour(path: &[u8]) -> bool {
     let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').skip(1).collect();
-    matches!(parts[..], [b"cwd" | b"root", _, ..] | [b"fd", _, _, ..])
+    matches!(parts[..], [b"cwd" | b"root" | b"stdin" | b"stdout" | b"stderr", _, ..] | [b"fd", _, _, ..])
 }
 
 /// A program and its arguments.

@@ -264,6 +264,7 @@ fn files_behind_links_of_the_process_itself() {
             );
         }
     }
+    assert!(!place.shell("cat /dev/stdin/file <dir").gaps.is_empty());
     let account =
         complete(place.shell("read x </proc/self/task/$$/environ; ls /proc/self/fd >&-  2>&- || true"));
     assert!(account.processes[0].whole_environment);
