@@ -107,14 +107,19 @@ fn a_static_child_that_lives_on() {
         "sleeps",
         &["-Ctarget-feature=+crt-static"],
         r#"fn main() {
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::fs::write("begun", "").unwrap();
+            for _ in 0..1000 {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                if std::fs::exists("go").unwrap() { break }
+            }
             std::fs::write("woke", std::fs::read("sleeps.rs").unwrap()).unwrap();
         }"#,
     );
-    let account = place.shell("./sleeps >/dev/null 2>&1 & sleep 0.1");
+    let account = place.shell("./sleeps >/dev/null 2>&1 & while ! test -e begun; do sleep 0.02; done");
     assert!(account.gaps.iter().any(|gap| gap.contains("still runs")), "{:?}", account.gaps);
     // It is not harmed.
-    let woke = (0..100).any(|_| {
+    place.write("go", "");
+    let woke = (0..500).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(20));
         place.at("woke").exists()
     });

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, asker, complete, hows, programs};
-use kache_trace::How;
+use kache_trace::{How, Observer};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -357,4 +357,22 @@ fn the_preloaded_library_is_not_shown() {
         std::panic::catch_unwind(|| place.observe(Command::new(&program).env("LD_PRELOAD", &theirs)))
             .is_err()
     );
+}
+
+#[test]
+fn where_no_programs_are_allowed() {
+    if let Some(dir) = std::env::var_os("NO_PROGRAMS") {
+        let error = Observer::new(dir.as_ref()).err().unwrap();
+        return assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    // Only some users may mount.
+    if !Command::new("unshare").args(["-m", "true"]).output().unwrap().status.success() {
+        return;
+    }
+    let place = Place::new();
+    let script =
+        r#"mount -t tmpfs -o noexec none "$NO_PROGRAMS" && exec "$0" --exact where_no_programs_are_allowed"#;
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
+    assert!(command.env("NO_PROGRAMS", &place.path).output().unwrap().status.success());
 }
