@@ -225,6 +225,33 @@ fn what_a_macro_has_read_for_an_edit_counts() {
 }
 
 #[test]
+fn what_others_left_with_a_build_script_does_not_come_along() {
+    let world = World::new();
+    let donor = with_macro(&world, "donor");
+    donor.write("app/build.rs", "fn main() { let out = std::env::var(\"OUT_DIR\").unwrap(); std::fs::create_dir_all(out.clone() + \"/a/b\").unwrap(); \
+        std::fs::write(out + \"/a/b/x\", \"x\").unwrap(); println!(\"cargo::rerun-if-changed=build.rs\"); }\n");
+    donor.cargo("build").ok();
+    let same = copy(&donor, "same");
+    fork_of(&donor, &same);
+    same.cargo("build").ok().fresh();
+
+    // A macro that keeps what it made in the directory of the script.
+    donor.edit(
+        "asset/src/lib.rs",
+        "std::fs::read_to_string(\"asset.txt\").unwrap()",
+        "{ let kept = std::env::var(\"OUT_DIR\").unwrap() + \"/a/b/kept\"; \
+         std::fs::read_to_string(&kept).unwrap_or_else(|_| { std::fs::copy(\"asset.txt\", &kept).unwrap(); std::fs::read_to_string(&kept).unwrap() }) }",
+    );
+    donor.cargo("build").ok();
+    assert_eq!(donor.prints("target/debug/app"), "first\n");
+    let other = copy(&donor, "other");
+    other.write("asset.txt", "second");
+    fork_of(&donor, &other);
+    other.cargo("build").ok();
+    assert_eq!(other.prints("target/debug/app"), "second\n");
+}
+
+#[test]
 fn what_was_compiled_without_kache_is_compiled_again() {
     let world = World::new();
     let donor = with_macro(&world, "donor").env("RUSTC_WRAPPER", "");

@@ -27,8 +27,27 @@ fn here() -> String { std::env::var("CARGO_MANIFEST_DIR").unwrap() }
     format!("{:?}", std::env::current_dir().unwrap().display().to_string().len()).parse().unwrap()
 }
 "#;
+    const ARGUMENTS: &str = r#"
+use proc_macro::TokenStream;
+#[proc_macro] pub fn argument(_: TokenStream) -> TokenStream {
+    std::env::args().skip_while(|arg| arg != "--out-dir").nth(1).unwrap().len().to_string().parse().unwrap()
+}
+"#;
+    const PLACE: &str = r#"
+use proc_macro::{Span, TokenStream};
+#[proc_macro] pub fn place(_: TokenStream) -> TokenStream {
+    Span::call_site().local_file().unwrap().as_os_str().len().to_string().parse().unwrap()
+}
+"#;
     Table::new()
         .krate("mac", MAC)
+        .krate("arguments", ARGUMENTS)
+        .krate("place", PLACE)
+        .add(script("argument", "only_script(); set(env::args().next().unwrap().len().to_string());"))
+        .add(Variant::new("of_macro").uses("arguments").main("fn main() { println!(\"{}\", arguments::argument!()); }"))
+        .add(Variant::new("local_file").uses("place")
+            .script("only_script(); fs::write(out().join(\"g.rs\"), \"pub const N: usize = place::place!();\").unwrap();")
+            .main("include!(concat!(env!(\"OUT_DIR\"), \"/g.rs\")); fn main() { println!(\"{N}\"); }"))
         .add(shows("plain", "", "env!(\"CARGO_MANIFEST_DIR\")"))
         .add(shows("hashed", "const H: u64 = hash(env!(\"CARGO_MANIFEST_DIR\"));", "H"))
         .add(shows("hashed_with_more", "const H: u64 = hash(concat!(env!(\"CARGO_MANIFEST_DIR\"), \":\", module_path!()));", "H"))

@@ -99,6 +99,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
         .iter()
         .filter_map(|i| if let Input::Bound(token) = i { Some(*token) } else { None })
         .collect();
+    made.asked.extend(&miss.asked);
     let asked: BTreeSet<char> = made.asked.difference(&bound).copied().collect();
     let entry = Entry {
         crate_name: miss.work.name().to_owned(),
@@ -131,7 +132,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
         publish(&made.record)?;
     }
     record.remember(&here, &miss.invocation)?;
-    let proof = proof_of(miss, inv, left, key, None);
+    let proof = proof_of(cache, miss, inv, left, key, None)?;
     match &miss.work {
         Work::Script(script) => {
             script.note_run(cache, &left.ran.stdout, &record.to_bytes()?)?;
@@ -144,16 +145,25 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
     Ok(Finished::Stored(key, entry.bytes()))
 }
 
-fn proof_of(miss: &Miss, inv: &Invocation, left: &Left, key: EntryKey, record: Option<Vec<u8>>) -> Proof {
+fn proof_of(
+    cache: &dyn Cache,
+    miss: &Miss,
+    inv: &Invocation,
+    left: &Left,
+    key: EntryKey,
+    record: Option<Vec<u8>>,
+) -> Result<Proof> {
+    let script = if let Work::Script(script) = &miss.work { Some(script) } else { None };
     let known = proof::Known {
         invocation: miss.invocation,
         key,
         width: miss.work.width(),
         prefixes: miss.work.prefixes(),
-        is_script: matches!(miss.work, Work::Script(_)),
+        is_script: script.is_some(),
         record,
+        out_dir: script.map(|script| script.out_dir.as_path()),
     };
-    Proof::of(known, inv, &|name| left.given.iter().any(|given| given == name))
+    Proof::of(cache, known, inv, &|name| left.given.iter().any(|given| given == name))
 }
 
 /// An edit is of no use to others; a fork wants to know all the same what it was compiled from.
@@ -166,12 +176,12 @@ fn keep_edit(
     outputs: &[(Dest, PathBuf)],
 ) -> Result<()> {
     let mut record = read.record;
-    record.0.extend(read.asked.into_iter().map(Input::Bound));
+    record.0.extend(read.asked.union(&miss.asked).copied().map(Input::Bound));
     record.0.extend(miss.inputs.iter().cloned());
     let record = InputRecord::new(record.0);
     let here = miss.work.here(cache, inv);
     let Some(key) = record.entry_key(&here, &miss.invocation)? else { return Ok(()) };
-    let proof = proof_of(miss, inv, left, key, Some(record.to_bytes()?));
+    let proof = proof_of(cache, miss, inv, left, key, Some(record.to_bytes()?))?;
     for (_, path) in outputs {
         if let Some(id) = cache.stat(path)? {
             proof.keep(cache, &Proof::name_of_file(path, id.size, id.mtime_ns))?;

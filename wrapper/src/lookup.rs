@@ -3,7 +3,9 @@
 //! A compile (with all that it links, and all that macros do in it) and a run of a build script are the two kinds of an
 //! action ([`Work`]). What is the same for both is written once, here and in [`crate::finish`].
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use crate::cache::{
 };
 use crate::closure::Closure;
 use crate::depinfo;
+use crate::evidence::tokens;
 use crate::hasher::Hasher;
 use crate::incremental;
 use crate::key::{self, Known};
@@ -95,6 +98,8 @@ pub struct Miss {
     pub claim: [u8; 32],
     /// Why there was no hit, for people.
     pub reason: String,
+    /// Paths that somebody may have as values without asking: they are in the command line.
+    pub asked: BTreeSet<char>,
     /// Something in it makes system calls past the C library: the whole of it is to be watched by the kernel.
     pub watch_calls: bool,
     /// What is known to be an input before anything was observed.
@@ -429,8 +434,9 @@ impl Action {
             prefixes: here.prefixes,
             is_script,
             record: None,
+            out_dir: None,
         };
-        let proof = Proof::of(known, inv, &|name| variables::is_set_by_cargo(name, is_script));
+        let proof = Proof::of(cache, known, inv, &|name| variables::is_set_by_cargo(name, is_script))?;
         outputs.iter().try_for_each(|name| proof.keep(cache, name))
     }
 
@@ -459,6 +465,7 @@ impl Action {
         let invocation = self.invocation();
         let claim = self.claim_name(cache, inv, records, &missing)?;
         let mut inputs = Vec::new();
+        let mut asked = BTreeSet::new();
         let mut watch_calls = false;
         let work = match self {
             Action::Compile(compile, known) => {
@@ -466,6 +473,9 @@ impl Action {
                 for path in &macros {
                     let habits = Habits::of(cache, path)?;
                     watch_calls |= habits.system_calls;
+                    if habits.paths {
+                        asked.extend(inv.argv.iter().flat_map(|arg| paths_in(&known.prefixes, arg)));
+                    }
                     if habits.environment != Environment::Nothing {
                         inputs.push(Input::EnvNamedBy(known.prefixes.template_path(path)));
                     }
@@ -475,6 +485,9 @@ impl Action {
             }
             Action::Script(script, _, habits) => {
                 watch_calls = habits.system_calls;
+                if habits.paths && script.values_bind() {
+                    asked.extend(paths_in(&script.prefixes, script.program.as_os_str()));
+                }
                 if habits.environment != Environment::Nothing {
                     inputs.push(Input::EnvNamedBy(script.prefixes.template_path(&script.program)));
                 }
@@ -484,7 +497,17 @@ impl Action {
                 Work::Script(script)
             }
         };
-        Ok(Miss { work, invocation, records: records.len(), missing, claim, reason, watch_calls, inputs })
+        Ok(Miss {
+            work,
+            invocation,
+            records: records.len(),
+            missing,
+            claim,
+            reason,
+            asked,
+            watch_calls,
+            inputs,
+        })
     }
 
     /// Names what is about to run as exactly as it is known: the invocation with the present content of what the last run
@@ -512,6 +535,11 @@ impl Action {
         }
         Ok(h.finish())
     }
+}
+
+/// Tokens of the paths in a text.
+fn paths_in(prefixes: &Prefixes, text: &OsStr) -> BTreeSet<char> {
+    tokens(&prefixes.template(text.as_bytes()))
 }
 
 fn plan(

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Result};
 
 /// Another name when there is more to know.
-const SPACE: &str = "object-2";
+const SPACE: &str = "object-3";
 
 /// What a program may learn of its environment without asking for a variable by name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Habits {
     pub environment: Environment,
     /// It asks the processor what it can do.
     pub cpu: bool,
+    /// It may have paths of its command line as values, or those of files that a compiler reads.
+    pub paths: bool,
 }
 
 impl Habits {
@@ -47,30 +49,49 @@ impl Habits {
             // A script, or nothing that this machine could run.
             return Habits::default();
         };
+        let functions = Functions::of(&object, bytes);
         Habits {
             system_calls: object.system_calls || object.is_static,
-            environment: environment(&object, bytes),
+            environment: functions.environment(),
             cpu: object.cpuid,
+            paths: functions.have_paths(),
         }
     }
 }
 
-/// Rust's standard library always refers to `environ`. What reads it are functions of it that are there only if something
-/// uses them; their names tell, unless they were stripped. Anything else that was not written in Rust gets all variables
-/// as an argument of `main`.
-fn environment(object: &Object, bytes: &[u8]) -> Environment {
-    let functions = Object::functions(bytes);
-    let has = |word: &str| functions.iter().any(|name| name.contains(word));
-    let is_rust = memchr::memmem::find(bytes, b"RUST_BACKTRACE").is_some() && has("3std");
-    if object.is_static || !is_rust {
-        return Environment::All;
+/// Names of the functions of a program in Rust; `None` where they do not tell.
+struct Functions<'a>(Option<Vec<&'a str>>);
+
+impl<'a> Functions<'a> {
+    /// Functions of the standard library are there only if something uses them; their names tell, unless they were stripped.
+    fn of(object: &Object, bytes: &'a [u8]) -> Functions<'a> {
+        let names = Object::functions(bytes);
+        let is_rust = memchr::memmem::find(bytes, b"RUST_BACKTRACE").is_some()
+            && names.iter().any(|name| name.contains("3std"));
+        Functions((is_rust && !object.is_static).then_some(names))
     }
-    // Both ways to write names. `env::vars_os` is also what commands use that set variables for their children.
-    if has("3std3env4vars") {
-        Environment::All
-    } else if has("vars_os") {
-        Environment::Named
-    } else {
-        Environment::Nothing
+
+    /// In either way to write names; `true` also where nothing is known.
+    fn may_have(&self, words: &[&str]) -> bool {
+        let has = |name: &&str| words.iter().any(|word| name.contains(word));
+        self.0.as_ref().is_none_or(|names| names.iter().any(has))
+    }
+
+    /// Rust's standard library always refers to `environ`. Anything else that was not written in Rust gets all variables as
+    /// an argument of `main`.
+    fn environment(&self) -> Environment {
+        // `env::vars_os` is also what commands use that set variables for their children.
+        if self.may_have(&["3std3env4vars"]) {
+            Environment::All
+        } else if self.may_have(&["vars_os"]) {
+            Environment::Named
+        } else {
+            Environment::Nothing
+        }
+    }
+
+    /// `env::args`, and the place of what a macro is given.
+    fn have_paths(&self) -> bool {
+        self.may_have(&["3std3env4args", "3std3env7args_os", "4Span10local_file"])
     }
 }

@@ -14,9 +14,9 @@ use crate::cache::{Cache, Dest, Entry, EntryKey, Invocation, InvocationKey, Resu
 use crate::hasher::Hasher;
 use crate::prefixes::{HOST, Prefixes, RUST_SRC, SYSROOT, TARGET};
 use crate::record::{Here, InputRecord};
-use crate::{key, script};
+use crate::{key, script, tree};
 
-const SPACE: &str = "proof 2";
+const SPACE: &str = "proof 3";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
@@ -39,6 +39,8 @@ enum Of {
         /// The way from the profile's directory to the one where its program is.
         host: PathBuf,
         sysroot: PathBuf,
+        /// Its own directory as a template, and the state of what it left there: others may have added to it.
+        left: Option<(Vec<u8>, [u8; 32])>,
     },
 }
 
@@ -61,22 +63,34 @@ pub(crate) struct Known<'a> {
     pub is_script: bool,
     /// Where it is not among the records of the invocation.
     pub record: Option<Vec<u8>>,
+    /// Of a script that has just run.
+    pub out_dir: Option<&'a Path>,
 }
 
 impl Proof {
     /// `given` says of a variable whether cargo set it.
-    pub(crate) fn of(known: Known, inv: &Invocation, given: &dyn Fn(&OsStr) -> bool) -> Proof {
+    pub(crate) fn of(
+        cache: &dyn Cache,
+        known: Known,
+        inv: &Invocation,
+        given: &dyn Fn(&OsStr) -> bool,
+    ) -> Result<Proof> {
         let prefixes = known.prefixes;
         let set = inv.env.iter().filter(|(name, _)| given(name));
         let path = |token| prefixes.get(token).unwrap_or(Path::new("")).to_owned();
+        let left = match known.out_dir {
+            Some(dir) => tree::state(cache, dir, prefixes)?.map(|state| (prefixes.template_path(dir), state)),
+            None => None,
+        };
         let of = match known.is_script {
             false => Of::Compile { rust_src: prefixes.get(RUST_SRC).map(Path::to_owned) },
             true => Of::Script {
                 host: prefixes.get(HOST).map_or_else(PathBuf::new, |host| way(&path(TARGET), host)),
                 sysroot: path(SYSROOT),
+                left,
             },
         };
-        Proof {
+        Ok(Proof {
             invocation: known.invocation,
             key: known.key,
             width: known.width.map(str::to_owned),
@@ -85,7 +99,7 @@ impl Proof {
             given: set
                 .map(|(name, value)| (name.as_bytes().to_vec(), prefixes.template(value.as_bytes())))
                 .collect(),
-        }
+        })
     }
 
     /// What names an output: empty files, too, belong to one action each.
@@ -133,7 +147,7 @@ impl Proof {
                 profile: Some(profile),
             }
             .prefixes(cache)?,
-            Of::Script { host, sysroot } => script::Directories {
+            Of::Script { host, sysroot, .. } => script::Directories {
                 profile,
                 host: &walked(profile, host),
                 cargo_home: Some(cargo_home),
@@ -143,6 +157,12 @@ impl Proof {
             }
             .prefixes(cache)?,
         };
+        if let Of::Script { left: Some((dir, state)), .. } = &self.of {
+            let Some(dir) = prefixes.expand_path(dir) else { return Ok(false) };
+            if tree::state(cache, &dir, &prefixes)? != Some(*state) {
+                return Ok(false);
+            }
+        }
         let mut env = env.to_vec();
         for (name, template) in &self.given {
             let name = OsString::from_vec(name.clone());
@@ -225,9 +245,16 @@ mod tests {
         let key = record.entry_key(&here, &invocation).unwrap().unwrap();
         cache.add_record(&invocation, b"no record".to_vec());
         cache.add_record(&invocation, record.to_bytes().unwrap());
-        let known =
-            Known { invocation, key, width: None, prefixes: &prefixes, is_script: false, record: None };
-        let proof = Proof::of(known, &inv, &|name| name == "CARGO_MANIFEST_DIR");
+        let known = Known {
+            invocation,
+            key,
+            width: None,
+            prefixes: &prefixes,
+            is_script: false,
+            record: None,
+            out_dir: None,
+        };
+        let proof = Proof::of(&cache, known, &inv, &|name| name == "CARGO_MANIFEST_DIR").unwrap();
         Story { dir, cache, proof }
     }
 
