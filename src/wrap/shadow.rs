@@ -31,9 +31,8 @@ pub fn shows(
     evidence: &Evidence,
     found: &[Found],
 ) -> bool {
-    let only_target =
-        !evidence.asked.is_empty() && evidence.asked.iter().all(|token| script.is_target(*token));
-    if !only_target || !evidence.beside.is_empty() || ran.took > QUICK {
+    let only_own = !evidence.asked.is_empty() && evidence.beyond.is_empty();
+    if !only_own || !evidence.beside.is_empty() || ran.took > QUICK {
         return false;
     }
     let same = std::fs::create_dir_all(scratch).and_then(|()| run(scratch, inv, script, ran, found));

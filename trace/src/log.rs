@@ -317,6 +317,7 @@ impl Reader<'_> {
                 match (what, access.how) {
                     (b"/exe", How::Link | How::Resolve) => access.path = "/proc/self/exe".into(),
                     (b"/exe", How::Read) => access.path = process.program.clone(),
+                    (b"/cmdline", How::Read) => access.path = "/proc/self/cmdline".into(),
                     (b"/environ", _) => {
                         process.whole_environment = true;
                         access.path = "/proc/self/environ".into();

@@ -119,6 +119,10 @@ impl Reader<'_> {
         if !self.scene.values_bind {
             return;
         }
-        self.out.asked.extend(tokens(&self.scene.prefixes.template(value)));
+        let tokens = tokens(&self.scene.prefixes.template(value));
+        if !Path::new(OsStr::from_bytes(value)).starts_with(self.scene.own) {
+            self.out.beyond.extend(&tokens);
+        }
+        self.out.asked.extend(tokens);
     }
 }

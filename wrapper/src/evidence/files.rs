@@ -191,6 +191,11 @@ impl Reader<'_> {
         let is_first = how == How::Exec
             && (self.account.processes.first().is_some_and(|first| first.program == path)
                 || matches!(scene.whose(path), Whose::Toolchain | Whose::Kache));
+        if path == Path::new("/proc/self/cmdline") && self.object(object) == Whose::User {
+            let argv = self.account.processes.get(process as usize).map(|p| p.argv.clone());
+            argv.into_iter().flatten().for_each(|arg| self.ask_for_value(arg.as_bytes()));
+            return Ok(());
+        }
         // Compilers put their temporary files there.
         if how == How::Stat && self.is_for_temporary_files(path) {
             return Ok(());

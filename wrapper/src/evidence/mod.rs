@@ -30,6 +30,8 @@ pub struct Evidence {
     pub inputs: Vec<Input>,
     /// Tokens whose paths somebody asked for as a value: what became of it cannot be seen.
     pub asked: BTreeSet<char>,
+    /// Those of them that were not asked for by its own directory alone.
+    pub beyond: BTreeSet<char>,
     /// A compiler was told to write things in a form in which no path can be found.
     pub hidden: bool,
     /// What was written in the action's own directory and is there.

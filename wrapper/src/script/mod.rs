@@ -408,11 +408,6 @@ impl Script {
         !self.immutable
     }
 
-    /// Is this the token of the target directory?
-    pub fn is_target(&self, token: char) -> bool {
-        token == TARGET || token == HOST && self.prefixes.get(HOST).is_none()
-    }
-
     /// Directories where crates and scripts of this build lie.
     pub fn crates(&self) -> Vec<PathBuf> {
         let profiles: BTreeSet<&Path> = [TARGET, HOST].iter().filter_map(|t| self.prefixes.get(*t)).collect();
