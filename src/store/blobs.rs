@@ -458,7 +458,7 @@ impl LinkMemory for Store {
 
     fn learn_reflink(&self, from_dev: u64, to_dev: u64, can: bool) {
         super::lock(&self.reflinks).insert((from_dev, to_dev), can);
-        self.pending().facts.insert(("reflink", devices(from_dev, to_dev)), vec![u8::from(can)]);
+        self.keep_fact("reflink", &devices(from_dev, to_dev), &[u8::from(can)]);
     }
 }
 

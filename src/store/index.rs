@@ -72,6 +72,12 @@ impl Store {
         Ok(found)
     }
 
+    /// Written with the next flush, and found from now on.
+    pub(super) fn keep_fact(&self, space: &'static str, key: &Hash, value: &[u8]) {
+        self.memory().facts.put((space, *key), value.to_vec(), value.len() + 64);
+        self.pending().facts.insert((space, *key), value.to_vec());
+    }
+
     pub(super) fn find_records(&self, invocation: &Hash) -> Result<Vec<Vec<u8>>> {
         self.with(|conn| {
             conn.prepare_cached(

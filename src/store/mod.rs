@@ -179,8 +179,7 @@ impl Cache for Store {
     }
 
     fn set_fact(&self, space: &'static str, key: &Hash, value: &[u8]) -> cache::Result<()> {
-        self.memory().facts.put((space, *key), value.to_vec(), value.len() + 64);
-        self.pending().facts.insert((space, *key), value.to_vec());
+        self.keep_fact(space, key, value);
         Ok(())
     }
 

@@ -177,7 +177,7 @@ impl Store {
             return Ok(known);
         }
         let words = machine::words_of(&self.read_blob(blob)?);
-        self.pending().facts.insert((machine::WORDS, *blob), words.clone());
+        self.keep_fact(machine::WORDS, blob, &words);
         Ok(words)
     }
 
@@ -197,7 +197,7 @@ impl Store {
         for (space, hash, value) in facts {
             let Some(space) = PORTABLE_FACTS.into_iter().find(|s| s == space) else { continue };
             if self.find_fact(space, hash)?.is_none() {
-                self.pending().facts.insert((space, *hash), value.clone());
+                self.keep_fact(space, hash, value);
             }
         }
         Ok(())

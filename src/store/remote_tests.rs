@@ -33,8 +33,8 @@ fn shared(bytes: &[u8]) -> Shared {
     let publication =
         Publication { invocation: InvocationKey([1; 32]), record: vec![2], key: EntryKey([3; 32]), entry };
     let facts = vec![
-        ("crate".to_owned(), blob, vec![4]),
-        ("crate".to_owned(), [9; 32], vec![5]),
+        ("crate-2".to_owned(), blob, vec![4]),
+        ("crate-2".to_owned(), [9; 32], vec![5]),
         ("sysroot".to_owned(), blob, vec![6]),
     ];
     Shared { publication, facts }
@@ -66,11 +66,13 @@ fn facts_from_elsewhere_are_about_outputs_and_replace_nothing() {
     let (_dir, store) = store();
     let it = shared(b"bytes");
     let blob = it.publication.entry.outputs[0].blob;
-    store.set_fact("crate", &blob, &[8]).unwrap();
     store.import(&it).unwrap();
-    assert_eq!(store.fact("crate", &blob).unwrap(), Some(vec![8]));
-    assert_eq!(store.fact("crate", &[9; 32]).unwrap(), None);
+    assert_eq!(store.fact("crate-2", &blob).unwrap(), Some(vec![4]), "at once");
+    assert_eq!(store.fact("crate-2", &[9; 32]).unwrap(), None);
     assert_eq!(store.fact("sysroot", &blob).unwrap(), None);
+    store.set_fact("crate-2", &blob, &[8]).unwrap();
+    store.import(&it).unwrap();
+    assert_eq!(store.fact("crate-2", &blob).unwrap(), Some(vec![8]));
 }
 
 #[test]
