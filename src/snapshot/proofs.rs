@@ -13,6 +13,7 @@ use kache_wrapper::cache::{
 use kache_wrapper::machine;
 use kache_wrapper::proof::{Proof, Site};
 
+use super::fork::run_dir;
 use super::place::Place;
 use super::survey::Survey;
 use super::tree::{self, Item, Listing, os};
@@ -82,7 +83,17 @@ impl Judge<'_> {
             return Err("the place of its package is not clear");
         };
         let profile = self.to.target.join(profile.as_path());
-        let site = Site { profile: &profile, cargo_home: &self.to.cargo_home, cwd: &cwd };
+        let out_dir = match unit.kind {
+            Kind::RunBuildScript => run_dir(&units::path_of(&unit.dir)).map(|dir| dir.join("out")),
+            _ => None,
+        };
+        let out_dir = out_dir.map(|dir| self.to.target.join(dir.as_path()));
+        let site = Site {
+            profile: &profile,
+            cargo_home: &self.to.cargo_home,
+            cwd: &cwd,
+            out_dir: out_dir.as_deref(),
+        };
         match proofs.iter().all(|proof| proof.holds(self.planned, self.env, &site).unwrap_or(false)) {
             true => Ok(()),
             false => Err("something that it read is another here"),

@@ -39,8 +39,8 @@ enum Of {
         /// The way from the profile's directory to the one where its program is.
         host: PathBuf,
         sysroot: PathBuf,
-        /// Its own directory as a template, and the state of what it left there: others may have added to it.
-        left: Option<(Vec<u8>, [u8; 32])>,
+        /// The state of what it left in its own directory: others may have added to it.
+        left: Option<[u8; 32]>,
     },
 }
 
@@ -52,6 +52,8 @@ pub struct Site<'a> {
     pub cargo_home: &'a Path,
     /// Of a script, its package.
     pub cwd: &'a Path,
+    /// Of a script.
+    pub out_dir: Option<&'a Path>,
 }
 
 /// An action whose result is known.
@@ -79,7 +81,7 @@ impl Proof {
         let set = inv.env.iter().filter(|(name, _)| given(name));
         let path = |token| prefixes.get(token).unwrap_or(Path::new("")).to_owned();
         let left = match known.out_dir {
-            Some(dir) => tree::state(cache, dir, prefixes)?.map(|state| (prefixes.template_path(dir), state)),
+            Some(dir) => tree::state(cache, dir, prefixes)?,
             None => None,
         };
         let of = match known.is_script {
@@ -136,7 +138,7 @@ impl Proof {
 
     /// Would the same action, at a site and in this environment, have the same inputs?
     pub fn holds(&self, cache: &dyn Cache, env: &[(OsString, OsString)], site: &Site) -> Result<bool> {
-        let Site { profile, cargo_home, cwd } = *site;
+        let Site { profile, cargo_home, cwd, out_dir } = *site;
         let value = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value);
         let prefixes = match &self.of {
             Of::Compile { rust_src } => key::Directories {
@@ -157,11 +159,10 @@ impl Proof {
             }
             .prefixes(cache)?,
         };
-        if let Of::Script { left: Some((dir, state)), .. } = &self.of {
-            let Some(dir) = prefixes.expand_path(dir) else { return Ok(false) };
-            if tree::state(cache, &dir, &prefixes)? != Some(*state) {
-                return Ok(false);
-            }
+        if let (Of::Script { left: Some(left), .. }, Some(dir)) = (&self.of, out_dir)
+            && tree::state(cache, dir, &prefixes)? != Some(*left)
+        {
+            return Ok(false);
         }
         let mut env = env.to_vec();
         for (name, template) in &self.given {
@@ -269,6 +270,7 @@ mod tests {
                 profile: &cwd.join("target/debug"),
                 cargo_home: Path::new("/nowhere/cargo"),
                 cwd: &cwd,
+                out_dir: None,
             };
             self.proof.holds(&self.cache, env, &site).unwrap()
         }
