@@ -132,7 +132,7 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
         publish(&made.record)?;
     }
     record.remember(&here, &miss.invocation)?;
-    let proof = proof_of(cache, miss, inv, left, key, None)?;
+    let proof = proof_of(cache, miss, inv, left, key, None);
     match &miss.work {
         Work::Script(script) => {
             script.note_run(cache, &left.ran.stdout, &record.to_bytes()?)?;
@@ -152,7 +152,7 @@ fn proof_of(
     left: &Left,
     key: EntryKey,
     record: Option<Vec<u8>>,
-) -> Result<Proof> {
+) -> Proof {
     let script = if let Work::Script(script) = &miss.work { Some(script) } else { None };
     let known = proof::Known {
         invocation: miss.invocation,
@@ -181,7 +181,7 @@ fn keep_edit(
     let record = InputRecord::new(record.0);
     let here = miss.work.here(cache, inv);
     let Some(key) = record.entry_key(&here, &miss.invocation)? else { return Ok(()) };
-    let proof = proof_of(cache, miss, inv, left, key, Some(record.to_bytes()?))?;
+    let proof = proof_of(cache, miss, inv, left, key, Some(record.to_bytes()?));
     for (_, path) in outputs {
         if let Some(id) = cache.stat(path)? {
             proof.keep(cache, &Proof::name_of_file(path, id.size, id.mtime_ns))?;

@@ -436,7 +436,7 @@ impl Action {
             record: None,
             out_dir: None,
         };
-        let proof = Proof::of(cache, known, inv, &|name| variables::is_set_by_cargo(name, is_script))?;
+        let proof = Proof::of(cache, known, inv, &|name| variables::is_set_by_cargo(name, is_script));
         outputs.iter().try_for_each(|name| proof.keep(cache, name))
     }
 
