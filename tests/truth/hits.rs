@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::World;
-use crate::table::{Table, Variant, expands, script};
+use crate::table::{Table, Variant, expands, libraries_of_the_toolchain, script};
 
 fn table() -> Table {
     Table::new()
@@ -54,6 +54,14 @@ fn at_another_depth() {
 fn with_temporary_files_elsewhere() {
     // A directory that is there, and no part of the checkouts.
     table().env("TMPDIR", "$T/homes").hits_elsewhere("other");
+}
+
+#[test]
+fn with_the_standard_library_as_a_library() {
+    table()
+        .env("RUSTFLAGS", "-Cprefer-dynamic")
+        .env("LD_LIBRARY_PATH", &libraries_of_the_toolchain())
+        .hits_elsewhere("other");
 }
 
 #[test]

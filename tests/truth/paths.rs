@@ -1,10 +1,23 @@
 //! Paths of a checkout, in whatever form they get into a result: another checkout has others.
 
 use crate::support::World;
-use crate::table::{Table, Variant, expands, script};
+use crate::table::{Table, Variant, expands, libraries_of_the_toolchain, script};
 
 const HASH: &str = "const fn hash(s: &str) -> u64 { let b = s.as_bytes(); let mut h = 0xcbf29ce484222325u64; let mut i = 0; \
     while i < b.len() { h = (h ^ b[i] as u64).wrapping_mul(0x100000001b3); i += 1; } h } ";
+
+const ARGUMENTS: &str = r#"
+use proc_macro::TokenStream;
+#[proc_macro] pub fn argument(_: TokenStream) -> TokenStream {
+    std::env::args().skip_while(|arg| arg != "--out-dir").nth(1).unwrap().len().to_string().parse().unwrap()
+}
+"#;
+const PLACE: &str = r#"
+use proc_macro::{Span, TokenStream};
+#[proc_macro] pub fn place(_: TokenStream) -> TokenStream {
+    Span::call_site().local_file().unwrap().as_os_str().len().to_string().parse().unwrap()
+}
+"#;
 
 fn shows(name: &str, items: &str, value: &str) -> Variant {
     Variant::new(name).main(&format!("{HASH} {items} fn main() {{ println!(\"{{:?}}\", {value}); }}"))
@@ -25,18 +38,6 @@ fn here() -> String { std::env::var("CARGO_MANIFEST_DIR").unwrap() }
 #[proc_macro] pub fn upper(_: TokenStream) -> TokenStream { format!("{:?}", here().to_uppercase()).parse().unwrap() }
 #[proc_macro] pub fn directory(_: TokenStream) -> TokenStream {
     format!("{:?}", std::env::current_dir().unwrap().display().to_string().len()).parse().unwrap()
-}
-"#;
-    const ARGUMENTS: &str = r#"
-use proc_macro::TokenStream;
-#[proc_macro] pub fn argument(_: TokenStream) -> TokenStream {
-    std::env::args().skip_while(|arg| arg != "--out-dir").nth(1).unwrap().len().to_string().parse().unwrap()
-}
-"#;
-    const PLACE: &str = r#"
-use proc_macro::{Span, TokenStream};
-#[proc_macro] pub fn place(_: TokenStream) -> TokenStream {
-    Span::call_site().local_file().unwrap().as_os_str().len().to_string().parse().unwrap()
 }
 "#;
     Table::new()
@@ -269,4 +270,23 @@ fn the_file_macro_outside_of_the_workspace() {
     // The package lies outside of the checkout, whose account does not have it.
     let report = c.kache_prints("report --limit 3");
     assert!(report.lines().all(|line| line.starts_with("hit")), "{report}");
+}
+
+/// Macros and scripts that take what they ask for from the standard library as a library.
+#[test]
+fn with_the_standard_library_as_a_library() {
+    Table::new()
+        .env("RUSTFLAGS", "-Cprefer-dynamic")
+        .env("LD_LIBRARY_PATH", &libraries_of_the_toolchain())
+        .krate("arguments", ARGUMENTS)
+        .krate("place", PLACE)
+        .add(script("argument", "only_script(); set(env::args().next().unwrap().len().to_string());"))
+        .add(Variant::new("of_macro").uses("arguments").main("fn main() { println!(\"{}\", arguments::argument!()); }"))
+        .add(
+            Variant::new("local_file")
+                .uses("place")
+                .script("only_script(); fs::write(out().join(\"g.rs\"), \"pub const N: usize = place::place!();\").unwrap();")
+                .main("include!(concat!(env!(\"OUT_DIR\"), \"/g.rs\")); fn main() { println!(\"{N}\"); }"),
+        )
+        .changes_elsewhere("deep/er/b");
 }

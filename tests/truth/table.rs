@@ -466,3 +466,9 @@ fn compare(when: &str, kache: &Seen, truth: &Seen, wrong: &mut Vec<String>) {
         wrong.push(format!("{name}: {when}: kache gives {:?}, plain cargo {text:?}", kache[name]));
     }
 }
+
+/// Where the standard library is for programs that load it.
+pub fn libraries_of_the_toolchain() -> String {
+    let out = std::process::Command::new("rustc").args(["--print", "target-libdir"]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}

@@ -56,18 +56,31 @@ impl Object {
         Some(object)
     }
 
-    /// Names of its functions, as the compiler wrote them; empty if they were stripped.
+    /// Names of its functions and of those that it takes from libraries, as the compiler wrote them; empty if they were
+    /// stripped.
     pub fn functions(bytes: &[u8]) -> Vec<&str> {
         use object::{ObjectSymbol, SymbolKind};
         let Ok(file) = ElfFile64::<Endianness>::parse(bytes) else { return Vec::new() };
-        let is_function = |s: &object::read::elf::ElfSymbol64<'_, '_, Endianness>| {
-            s.kind() == SymbolKind::Text && !s.is_undefined()
-        };
         file.symbols()
-            .filter(is_function)
+            .filter(|s| s.is_undefined() || s.kind() == SymbolKind::Text)
             .filter_map(|s| s.name_bytes().ok())
             .filter_map(|n| std::str::from_utf8(n).ok())
             .collect()
+    }
+
+    /// Libraries that are loaded with it, by the names that it has for them.
+    pub fn libraries(bytes: &[u8]) -> Vec<&str> {
+        Self::needed(bytes).unwrap_or_default()
+    }
+
+    fn needed(bytes: &[u8]) -> Option<Vec<&str>> {
+        let file = ElfFile64::<Endianness>::parse(bytes).ok()?;
+        let (endian, sections) = (file.endian(), file.elf_section_table());
+        let (entries, strings) = sections.dynamic(endian, bytes).ok()??;
+        let strings = sections.strings(endian, bytes, strings).ok()?;
+        let needed = entries.iter().filter(|entry| entry.d_tag(endian) == u64::from(elf::DT_NEEDED));
+        let names = needed.filter_map(|entry| strings.get(u32::try_from(entry.d_val(endian)).ok()?).ok());
+        Some(names.filter_map(|name| std::str::from_utf8(name).ok()).collect())
     }
 
     fn look_through(&mut self, code: &[u8], address: u64, functions: &Functions) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Result};
 
 /// Another name when there is more to know.
-const SPACE: &str = "object-3";
+const SPACE: &str = "object-4";
 
 /// What a program may learn of its environment without asking for a variable by name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +66,12 @@ impl<'a> Functions<'a> {
     /// Functions of the standard library are there only if something uses them; their names tell, unless they were stripped.
     fn of(object: &Object, bytes: &'a [u8]) -> Functions<'a> {
         let names = Object::functions(bytes);
-        let is_rust = memchr::memmem::find(bytes, b"RUST_BACKTRACE").is_some()
-            && names.iter().any(|name| name.contains("3std"));
+        let is_rust = if Object::libraries(bytes).iter().any(|library| library.starts_with("libstd-")) {
+            !names.is_empty()
+        } else {
+            memchr::memmem::find(bytes, b"RUST_BACKTRACE").is_some()
+                && names.iter().any(|name| name.contains("3std"))
+        };
         Functions((is_rust && !object.is_static).then_some(names))
     }
 
