@@ -457,10 +457,12 @@ fn outputs(
     Ok(found)
 }
 
-/// Did a dependency, whose content is in the key, change meanwhile?
+/// Did a dependency, whose content is in the key, change meanwhile? Who looks through a mount, and who serves it, have
+/// different identities of one file.
 fn has_changed(cache: &dyn Cache, plan: &Plan) -> Result<bool> {
-    for (path, id) in &plan.watched {
-        if !cache.stat(path)?.is_some_and(|now| now.same_content(id)) {
+    for (path, id, hash) in &plan.watched {
+        let is_same = cache.stat(path)?.is_some_and(|now| now.same_content(id));
+        if !is_same && cache.hash_file(path)? != Some(*hash) {
             return Ok(true);
         }
     }

@@ -56,7 +56,7 @@ pub struct Known {
     pub remap: bool,
     pub closure: Closure,
     /// Files whose content is in the key, as they were.
-    pub watched: Vec<(PathBuf, FileId)>,
+    pub watched: Vec<(PathBuf, FileId, [u8; 32])>,
     /// Files and directories of `extra_inputs`, for cargo to watch.
     pub extra: Vec<PathBuf>,
 }
@@ -109,7 +109,7 @@ fn hash(
                     return Ok(Err("a dependency is missing"));
                 };
                 h.field("extern", name.as_bytes()).field("content", &hash);
-                watched.push((path.clone(), id));
+                watched.push((path.clone(), id, hash));
             }
         }
     }

@@ -216,7 +216,7 @@ pub struct Plan {
     pub closure: Closure,
     /// Proc macros and other shared libraries behind its dependencies.
     pub macros: Vec<PathBuf>,
-    pub watched: Vec<(PathBuf, FileId)>,
+    pub watched: Vec<(PathBuf, FileId, [u8; 32])>,
     pub extra: Vec<PathBuf>,
     /// Tokens that the result is bound to without looking (its bytes cannot be searched).
     pub bind_all: bool,
