@@ -36,6 +36,8 @@ fn table() -> Table {
             .main("unsafe extern \"C\" { fn x() -> i32; } fn main() { println!(\"{}\", unsafe { x() }); }"))
         .add(script("begins_anew", "only_script(); fs::remove_dir_all(out()).unwrap(); fs::create_dir_all(out()).unwrap(); fs::write(out().join(\"x\"), \"1\").unwrap(); \
                 set(fs::read_dir(out()).unwrap().count().to_string());"))
+        .add(script("steps_up", "only_script(); fs::create_dir_all(out().join(\"a/b\")).unwrap(); fs::write(out().join(\"x\"), \"1\").unwrap(); \
+                set(fs::read_to_string(out().join(\"a/b/../../x\")).unwrap());"))
         .add(script("reads", "only_script(); set(text(\"data/x\"));").file("data/x", "x"))
         .add(script("variables", "println!(\"cargo:rerun-if-env-changed=NOT_SET\"); set(env::var(\"NOT_SET\").unwrap_or(\"no\".into()));"))
 }

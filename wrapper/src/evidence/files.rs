@@ -78,6 +78,8 @@ impl Reader<'_> {
             if !self.scene.is_of_the_system(&dir)
                 && !self.scene.in_toolchain(&dir)
                 && !is_noise(&dir)
+                && !self.made.contains(&dir)
+                && !self.is_below_made(&dir)
                 && dir.exists()
             {
                 self.inputs.insert(Input::Exists(self.scene.prefixes.template_path(&dir)));
