@@ -77,7 +77,7 @@ fn append(c: &Checkout, path: &str, text: &str) -> String {
 /// Sources at a new site, in a repository of their own.
 pub fn lay_out(site: &Checkout, from: &std::path::Path) {
     site.sh(&format!(
-        "cp -r '{}'/. . && rm -rf target .git && git init -q -b main . && git add -A && git commit -qm one",
+        "cp -r '{}'/. . && rm -rf target .git && echo /target >>.gitignore && git init -q -b main . && git add -A && git commit -qm one",
         from.display()
     ));
 }

@@ -76,8 +76,8 @@ fn with_settings_of_the_checkout() {
     table().env("CARGO_WORKSPACE_DIR", "$T/project").env("SOMETHING_ELSE", "1").hits_elsewhere("other");
 }
 
-/// A registry in a directory, with one package.
-fn publish(world: &World, name: &str, files: &[(&str, &str)]) -> String {
+/// A registry in a directory, with one more package. `more`: of its manifest, where it may depend on one other.
+fn publish(world: &World, name: &str, more: &str, files: &[(&str, &str)]) -> String {
     let registry = world.root().join("registry");
     let dir = registry.join(format!("{name}-1.0.0"));
     for (path, text) in files {
@@ -87,15 +87,22 @@ fn publish(world: &World, name: &str, files: &[(&str, &str)]) -> String {
     }
     std::fs::write(
         dir.join("Cargo.toml"),
-        format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"),
+        format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2021\"\n{more}"),
     )
     .unwrap();
+    let used = more.split_once("[dependencies]\n").and_then(|(_, line)| line.split(' ').next());
+    let used = used.map(|used| {
+        format!(
+            r#"{{"name":"{used}","req":"^1","features":[],"optional":false,"default_features":true,"target":null,"kind":"normal"}}"#
+        )
+    });
     let script = format!(
         "tar --mtime=2006-07-24 --owner=0 --group=0 -czf {name}-1.0.0.crate {name}-1.0.0; rm -r {name}-1.0.0; mkdir -p index/{a}/{b}; \
          sum=$(sha256sum {name}-1.0.0.crate | cut -d' ' -f1); \
-         echo '{{\"name\":\"{name}\",\"vers\":\"1.0.0\",\"deps\":[],\"features\":{{}},\"yanked\":false,\"cksum\":\"'$sum'\"}}' > index/{a}/{b}/{name}",
+         echo '{{\"name\":\"{name}\",\"vers\":\"1.0.0\",\"deps\":[{used}],\"features\":{{}},\"yanked\":false,\"cksum\":\"'$sum'\"}}' > index/{a}/{b}/{name}",
         a = &name[..2],
         b = &name[2..4],
+        used = used.unwrap_or_default(),
     );
     assert!(Command::new("sh").args(["-ec", &script]).current_dir(&registry).status().unwrap().success());
     format!("[source.crates-io]\nreplace-with = \"here\"\n[source.here]\nlocal-registry = {registry:?}\n")
@@ -110,6 +117,7 @@ fn of_a_published_package() {
     let config = publish(
         &world,
         "stone",
+        "",
         &[
             ("x.c", "int stone(void) { return 7; }\n"),
             (
@@ -149,6 +157,40 @@ fn of_a_published_package() {
     second.env("CARGO_HOME", &link).cargo("build").ok().all_hit();
 }
 
+/// Its macro asks cargo where it is, and cargo reads settings wherever they may be.
+#[test]
+fn of_a_published_package_whose_macro_asks_cargo() {
+    let world = World::plain();
+    publish(
+        &world,
+        "asks",
+        "[lib]\nproc-macro = true\n",
+        &[(
+            "src/lib.rs",
+            "#[proc_macro] pub fn known(_: proc_macro::TokenStream) -> proc_macro::TokenStream {\n    \
+             let o = std::process::Command::new(std::env::var(\"CARGO\").unwrap()).args([\"locate-project\", \"--offline\"]).output().unwrap();\n    \
+             o.status.success().to_string().parse().unwrap()\n}\n",
+        )],
+    );
+    let config = publish(
+        &world,
+        "uses",
+        "[dependencies]\nasks = \"1\"\n",
+        &[("src/lib.rs", "pub fn f() -> bool { asks::known!() }\n")],
+    );
+    let manifest = format!("{USER}uses = \"1\"\n");
+    let files = [
+        ("Cargo.toml", &*manifest),
+        ("src/main.rs", "fn main() { println!(\"{}\", uses::f()); }\n"),
+        (".cargo/config.toml", &*config),
+    ];
+    let home = world.root().join("home");
+    world.project("first", &files).env("CARGO_HOME", &home).cargo("build").ok();
+    let second = world.project("second", &files).env("CARGO_HOME", &home);
+    second.cargo("build").ok().all_hit();
+    assert_eq!(second.prints("target/debug/user"), "true\n");
+}
+
 /// CARGO_HOME lies in a repository, which the script of a published package asks about.
 #[test]
 fn of_a_published_package_in_a_repository() {
@@ -156,6 +198,7 @@ fn of_a_published_package_in_a_repository() {
     let config = publish(
         &world,
         "gitver",
+        "",
         &[
             ("src/lib.rs", "pub fn v() -> &'static str { env!(\"VER\") }\n"),
             (

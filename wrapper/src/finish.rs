@@ -124,7 +124,10 @@ pub fn finish(cache: &dyn Cache, inv: &Invocation, miss: &Miss, left: &Left) -> 
     };
     let mut record = made.record.clone();
     asked.iter().for_each(|token| record.add(Input::Bound(*token)));
-    let Some(key) = publish(&record)? else { return Ok(Finished::Unstored("an input is gone".into())) };
+    let Some(key) = publish(&record)? else {
+        let changed = record.cannot_hold(&here)?.unwrap_or_else(|| "an input changed".into());
+        return Ok(Finished::Unstored(format!("{changed} since it was read")));
+    };
     if !asked.is_empty()
         && let Some(free) = made.record.entry_key(&here, &miss.invocation)?
         && is_same_elsewhere(cache, &free, &asked, miss.work.prefixes(), &entry)?

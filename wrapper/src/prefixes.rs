@@ -62,6 +62,11 @@ pub const REPOSITORY: char = 'G';
 pub const RUST_SRC: char = 'R';
 
 impl Prefixes {
+    /// Where something is built: a checkout; CARGO_HOME for what was published.
+    pub fn place(&self) -> Option<(char, &Path)> {
+        [PACKAGE, WORKSPACE, CARGO_HOME].into_iter().find_map(|token| Some((token, self.get(token)?)))
+    }
+
     pub fn add(&mut self, token: char, path: &Path, shown_as: impl Into<OsString>) {
         if !path.is_absolute() || path.parent().is_none() || path.as_os_str().as_bytes().contains(&MARK) {
             return;

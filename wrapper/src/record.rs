@@ -116,6 +116,16 @@ impl InputRecord {
         Ok(Some(EntryKey(h.finish())))
     }
 
+    /// In words, the first input with which it cannot.
+    pub fn cannot_hold(&self, here: &Here) -> Result<Option<String>> {
+        for input in &self.0 {
+            if input.value(here)?.is_none() {
+                return Ok(Some(input.in_words()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Remembers the inputs' present values, to explain a later miss.
     pub fn remember(&self, here: &Here, key: &InvocationKey) -> Result<()> {
         here.cache.set_fact("inputs", &key.0, &postcard::to_stdvec(&self.digests(here)?)?)
@@ -171,7 +181,7 @@ impl Input {
                 None => None,
             },
             Input::NowhereAbove(name) => {
-                let root = prefixes.get(prefixes::PACKAGE).or(prefixes.get(prefixes::WORKSPACE));
+                let root = prefixes.place().map(|(_, root)| root);
                 let mut found = Vec::new();
                 for dir in root.into_iter().flat_map(|root| root.ancestors().skip(1)) {
                     let path = dir.join(OsStr::from_bytes(name));

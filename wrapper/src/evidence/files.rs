@@ -13,7 +13,7 @@ use super::places::{
 };
 use super::processes::Whose;
 use super::{Beside, Reader, Unproven};
-use crate::prefixes::{AROUND, HOME, HOST, MARK, PACKAGE, TARGET, WORKSPACE};
+use crate::prefixes::{AROUND, CARGO_HOME, HOME, HOST, MARK, PACKAGE, REPOSITORY, TARGET, WORKSPACE};
 use crate::record::Input;
 
 impl Reader<'_> {
@@ -29,6 +29,7 @@ impl Reader<'_> {
             if by_kache && !matches!(access.how, How::Write | How::Mode | How::Remove) {
                 continue;
             }
+            self.steps_up = access.path.components().any(|c| c == Component::ParentDir);
             let path = self.really(&access.path);
             if self.scene.state.iter().any(|state| path.starts_with(state)) {
                 continue;
@@ -323,7 +324,7 @@ impl Reader<'_> {
             How::Absent => Input::Absent(template.clone()),
             How::Write | How::Mode | How::Remove => return Ok(()),
         };
-        self.foreign |= self.is_foreign(&template, path);
+        self.foreign |= self.is_foreign(&template, path) && !self.is_setting_of_cargo(path, process);
         self.inputs.insert(input);
         Ok(())
     }
@@ -331,7 +332,7 @@ impl Reader<'_> {
     /// A path in a directory that the checkout lies in, from there.
     pub(super) fn above_checkout(&self, path: &Path) -> Option<Vec<u8>> {
         let prefixes = self.scene.prefixes;
-        let root = prefixes.get(PACKAGE).or(prefixes.get(WORKSPACE))?;
+        let (_, root) = prefixes.place()?;
         if self.scene.is_of_the_system(path)
             || tokens(&prefixes.template_path(path)).iter().any(|t| *t != HOME)
         {
@@ -342,7 +343,7 @@ impl Reader<'_> {
     }
 
     /// A path that no token stands for means this very file, also for another checkout: then the result is for this
-    /// checkout only, unless it is a file of the system.
+    /// checkout only, unless it is a file of the system, or lies so far away that nobody gets there from the checkout.
     pub(super) fn is_foreign(&self, template: &[u8], path: &Path) -> bool {
         let known = template.first() == Some(&MARK)
             && template.get(1).is_some_and(|t| ![HOME, AROUND].contains(&(*t as char)));
@@ -350,6 +351,26 @@ impl Reader<'_> {
             && !self.scene.is_of_the_system(path)
             && !self.scene.in_toolchain(path)
             && !self.path_dirs.iter().any(|dir| path.parent() == Some(dir))
+            && !self.is_apart(path)
+    }
+
+    /// Has it nothing above it but the root of the file system that what is built has, too?
+    fn is_apart(&self, path: &Path) -> bool {
+        let prefixes = self.scene.prefixes;
+        let top = |path: &Path| path.components().nth(1).map(|c| c.as_os_str().to_owned());
+        let roots = [PACKAGE, WORKSPACE, REPOSITORY, TARGET, CARGO_HOME].map(|token| prefixes.get(token));
+        let roots = roots.into_iter().flatten().chain([self.scene.inv.cwd.as_path()]);
+        !self.steps_up
+            && roots.into_iter().all(|root| top(root) != top(path) && root.components().count() > 2)
+    }
+
+    /// Cargo, which macros ask for the workspace, also reads what its user has told git, by way of `HOME`.
+    fn is_setting_of_cargo(&self, path: &Path, process: u32) -> bool {
+        let home = self.scene.inv.var("HOME").map(Path::new);
+        self.program(process) == Whose::Toolchain
+            && self.name_of(process).is_some_and(|name| name == "cargo")
+            && home
+                .is_some_and(|home| [".gitconfig", ".config/git/config"].iter().any(|f| path == home.join(f)))
     }
 
     /// Something in a directory of crates: they are in the key by content, whichever of them the compiler looks at.

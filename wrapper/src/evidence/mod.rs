@@ -21,7 +21,7 @@ pub use self::places::{declared, is_of_the_system, tokens};
 use self::places::{plain, same_file, toolchain_of};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};
-use crate::prefixes::{PACKAGE, Prefixes, WORKSPACE};
+use crate::prefixes::Prefixes;
 use crate::record::{Input, MAX_INPUTS};
 
 /// What an action was seen to depend on and to make.
@@ -118,6 +118,7 @@ impl Scene<'_> {
             looked_into: HashSet::new(),
             inputs: BTreeSet::new(),
             foreign: false,
+            steps_up: false,
             out: Evidence::default(),
         };
         reader.programs()?;
@@ -127,11 +128,10 @@ impl Scene<'_> {
         reader.variables()?;
         let Reader { mut inputs, mut out, foreign, .. } = reader;
         if foreign {
-            inputs.insert(Input::Bound(if self.prefixes.get(PACKAGE).is_some() {
-                PACKAGE
-            } else {
-                WORKSPACE
-            }));
+            match self.prefixes.place() {
+                Some((token, _)) => inputs.insert(Input::Bound(token)),
+                None => return Err("it read files beside a place that has no name".into()),
+            };
         }
         if inputs.len() > MAX_INPUTS {
             return Err(format!("it has more than {MAX_INPUTS} inputs"));
@@ -202,5 +202,7 @@ struct Reader<'a> {
     inputs: BTreeSet<Input>,
     /// Something was read that may be another thing for another checkout.
     foreign: bool,
+    /// The path at hand was spelled with a step up.
+    steps_up: bool,
     out: Evidence,
 }

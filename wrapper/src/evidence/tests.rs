@@ -559,6 +559,34 @@ fn files_of_another_place_belong_to_this_checkout() {
 }
 
 #[test]
+fn a_file_that_no_step_from_the_checkout_leads_to_is_the_same_for_all() {
+    let mut s = Story::script();
+    s.does(0, How::Stat, "/home");
+    assert_eq!(s.inputs(), [Input::Exists(b"/home".to_vec())]);
+    let mut s = Story::script();
+    let up: String = s.dir.path().ancestors().skip(1).map(|_| "../").collect();
+    s.does(0, How::Stat, s.at(&format!("{up}home")));
+    assert!(s.inputs().contains(&Input::Bound(PACKAGE)));
+}
+
+#[test]
+fn cargo_reads_what_its_user_told_git() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".gitconfig");
+    std::fs::write(&file, TEXT).unwrap();
+    for (program, name, is_bound) in
+        [("bin/cargo", ".gitconfig", false), ("bin/rustc", ".gitconfig", true), ("bin/cargo", "x", true)]
+    {
+        std::fs::write(home.path().join(name), TEXT).unwrap();
+        let mut s = Story::compile();
+        s.env.insert("HOME".into(), home.path().display().to_string());
+        let process = s.process(s.toolchain(program), &["-"], Some(0));
+        s.does(process, How::Read, home.path().join(name));
+        assert_eq!(s.inputs().contains(&Input::Bound(WORKSPACE)), is_bound, "{program} {name}");
+    }
+}
+
+#[test]
 fn crates_are_in_the_key_and_their_neighbours_are_not() {
     let mut s = Story::compile();
     let deps = s.at("target/debug/deps");
