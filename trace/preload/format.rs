@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of the whole map. It is sparse: only what is written takes memory.
-pub const MAP_SIZE: usize = 64 << 20;
+pub const MAP_SIZE: usize = 512 << 20;
 /// Records begin here; before it is [`Header`].
 pub const FIRST: u64 = 4096;
 pub const MAGIC: u64 = 0x6b61_6368_6554_7201;
