@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 /// `struct seccomp_notif`.
@@ -162,20 +163,23 @@ fn answer(fd: RawFd, id: u64) {
 }
 
 /// How long those that are watched may take to end after the command has.
-const LAST_BREATH: i32 = 100;
+const LAST_BREATH: Duration = Duration::from_millis(100);
 
 /// Answers until it is stopped; returns the listeners of programs that still run.
 fn serve(stop: &OwnedFd, socket: &OwnedFd, mut log: Log) -> Vec<OwnedFd> {
     let mut listeners: Vec<OwnedFd> = Vec::new();
-    let mut stopping = false;
+    // Until when, once it is stopped: some never cease to ask.
+    let mut end: Option<Instant> = None;
     loop {
-        let own = [stop.as_raw_fd(), socket.as_raw_fd()].map(|fd| polled(if stopping { -1 } else { fd }));
+        let own =
+            [stop.as_raw_fd(), socket.as_raw_fd()].map(|fd| polled(if end.is_some() { -1 } else { fd }));
         let mut all: Vec<_> =
             own.into_iter().chain(listeners.iter().map(|fd| polled(fd.as_raw_fd()))).collect();
-        poll(&mut all, if stopping { LAST_BREATH } else { -1 });
-        if stopping && all.iter().all(|polled| polled.revents == 0) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             return listeners;
         }
+        poll(&mut all, left.map_or(-1, |left| left.as_millis() as i32 + 1));
         for polled in &all[2..] {
             if polled.revents & libc::POLLIN != 0 {
                 if let Some(notice) = receive(polled.fd) {
@@ -195,8 +199,10 @@ fn serve(stop: &OwnedFd, socket: &OwnedFd, mut log: Log) -> Vec<OwnedFd> {
             unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, 1u64) };
             listeners.push(listener);
         }
-        stopping |= all[0].revents != 0;
-        if stopping && listeners.is_empty() {
+        if all[0].revents != 0 {
+            end = Some(Instant::now() + LAST_BREATH);
+        }
+        if end.is_some() && listeners.is_empty() {
             return listeners;
         }
     }
