@@ -465,14 +465,18 @@ impl Log {
             return;
         }
         self.access(pid, how::EXEC, path.clone());
-        let mut interpreters = Vec::new();
+        let cwd = format!("/proc/{tid}/cwd");
+        let (dir, cwd) = (fs::read_link(&cwd).unwrap_or_default(), fs::File::open(&cwd));
+        let cwd = cwd.as_ref().map_or(sys::AT_FDCWD, AsRawFd::as_raw_fd);
+        let mut interpreters: Vec<PathBuf> = Vec::new();
         let mut interpreter = |path: *const u8| {
             // SAFETY: the path ends with a zero.
             let path = unsafe { CStr::from_ptr(path.cast()) };
-            interpreters.push(PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+            interpreters.push(dir.join(OsStr::from_bytes(path.to_bytes())).components().collect());
         };
         // SAFETY: as above.
-        if unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), &mut interpreter, 0) } == Program::Foreign {
+        let kind = unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), cwd, &mut interpreter, 0) };
+        if kind == Program::Foreign {
             map::gap(&self.map, &format!("a program of another machine was executed: {}", path.display()));
         }
         interpreters.iter().for_each(|path| self.access(pid, how::EXEC, path.clone()));
@@ -638,4 +642,42 @@ unsafe fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: passed on to the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_another_process() {
+        let of = |text: &[u8], at: usize| string(std::process::id(), text[at..].as_ptr() as u64).ok();
+        let mut text = vec![b'x'; 8192];
+        text[5000] = 0;
+        for at in [1000, 4095, 4999, 5000] {
+            assert_eq!(of(&text, at), Some(vec![b'x'; 5000 - at]));
+        }
+        // Longer than any path.
+        assert_eq!(of(&text, 0), None);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_read_is_a_gap() {
+        let (memory, map) = map::Memory::new().unwrap();
+        let mut log = Log {
+            map: Arc::new(map),
+            launcher: PathBuf::new(),
+            address: [0; 32],
+            processes: HashMap::new(),
+            groups: HashMap::new(),
+            hellos: HashMap::new(),
+            preloads: HashMap::new(),
+            reported: HashSet::new(),
+        };
+        // A pointer to nowhere is none.
+        assert_eq!(log.path(std::process::id(), libc::AT_FDCWD, 8), None);
+        let before = memory.length();
+        // Nobody has this number.
+        assert_eq!(log.path(i32::MAX as u32, libc::AT_FDCWD, 8), None);
+        assert!(memory.length() > before);
+    }
 }
