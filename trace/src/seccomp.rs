@@ -58,10 +58,12 @@ impl Watcher {
         // Without a socket nobody puts himself under watch.
         let socket = if can_continue() { listen(nonce)? } else { stop.try_clone()? };
         let stopped = stop.try_clone()?;
+        let (address, length) = watch::address(nonce);
+        let address = address[..length].to_vec();
         let log = Log {
             map: map.clone(),
             launcher,
-            address: watch::address(nonce).0,
+            address,
             processes: HashMap::new(),
             groups: HashMap::new(),
             hellos: HashMap::new(),
@@ -244,7 +246,7 @@ struct Log {
     map: Arc<Map>,
     launcher: PathBuf,
     /// Where the launcher connects to.
-    address: [u8; 32],
+    address: Vec<u8>,
     /// Numbers by process.
     processes: HashMap<u32, u32>,
     /// Processes by thread.
@@ -537,7 +539,7 @@ impl Log {
         let mut address = [0u8; 128];
         let length = memory(tid, at, &mut address[..length.min(128)]);
         let address = &address[..length];
-        if self.address.starts_with(address) {
+        if self.address == address {
             return;
         }
         let port = || u16::from_be_bytes([address[2], address[3]]);
@@ -666,7 +668,7 @@ mod tests {
         let mut log = Log {
             map: Arc::new(map),
             launcher: PathBuf::new(),
-            address: [0; 32],
+            address: Vec::new(),
             processes: HashMap::new(),
             groups: HashMap::new(),
             hellos: HashMap::new(),
