@@ -221,7 +221,7 @@ mod tests {
         };
         let entry = |address: i32| [(address - 0x2000).to_le_bytes(), [0; 4]].concat().try_into().unwrap();
         // Right behind each other.
-        assert_eq!(look(&[0x0f, 0x05, 0x0f, 0xa2], &[]), (true, true));
+        assert_eq!(look(&[0x90, 0x0f, 0x05, 0x0f, 0xa2], &[]), (true, true));
         // The first byte is of an instruction that would have the next four in it.
         let code = [0xb8, 0x0f, 0x05, 0xc3, 0x90];
         assert_eq!(look(&code, &[]), (false, false));
