@@ -434,6 +434,10 @@ fn programs_by_number() {
         let begun = account.accesses.iter().filter(|a| a.how == How::Exec && a.path == place.at("calls"));
         assert_eq!(begun.map(|access| access.process).collect::<Vec<_>>(), [0]);
     }
+    let many = (0..20_000).map(|number| number.to_string());
+    let account = complete(place.observe(Command::new("./calls").arg("monotonic").args(many)));
+    let kept: usize = account.processes[0].argv.iter().map(|argument| argument.len() + 1).sum();
+    assert!(account.processes[0].argv_cut && (60_000..=65_537).contains(&kept), "{kept}");
 }
 
 #[test]
