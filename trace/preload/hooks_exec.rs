@@ -325,8 +325,8 @@ unsafe fn prepared(
             return call(None);
         }
         path(how::EXEC, from, seen.0, seen.1);
-        let program =
-            examine(seen.0, seen.1, &mut |interpreter| path(how::EXEC, from, AT_FDCWD, interpreter), 0);
+        let mut interpreter = |named: *const u8| path(how::EXEC, from, AT_FDCWD, named);
+        let program = examine(seen.0, seen.1, AT_FDCWD, &mut interpreter, 0);
         // In another root, or as another user.
         let program = if sys::faccessat(AT_FDCWD, objects::ours().as_ptr(), 4) < 0 {
             log::gap(b"a program was started from where the observer cannot be seen");
@@ -494,7 +494,7 @@ fn shell(from: usize, starts: bool) {
     // SAFETY: the name is a constant.
     unsafe {
         path(how::EXEC, from, AT_FDCWD, sh);
-        let enters = matches!(examine(AT_FDCWD, sh, &mut |_| (), 0), Program::Loads);
+        let enters = matches!(examine(AT_FDCWD, sh, AT_FDCWD, &mut |_| (), 0), Program::Loads);
         if !enters || !preloaded || environment::get(format::VARIABLE).is_none() {
             log::gap(b"a shell could not be observed");
         }

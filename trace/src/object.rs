@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, Object as _, ObjectSection, SectionFlags, SectionKind, elf};
+use object::{Endianness, Object as _, ObjectSection, SectionFlags, elf};
 
 /// What an ELF file says of itself. Cheap enough for once per content; callers keep the answer by the content's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -45,10 +45,13 @@ impl Object {
             }),
             ..Object::default()
         };
+        if file.sections().next().is_none() {
+            // Nothing tells where its names and its code are.
+            return Some(Object { imports_environ: true, system_calls: true, cpuid: true, ..object });
+        }
         let functions = Functions::of(&file);
         for section in file.sections() {
-            let is_code = section.kind() == SectionKind::Text
-                || matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0);
+            let is_code = matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0);
             if is_code && let Ok(code) = section.data() {
                 object.look_through(code, section.address(), &functions);
             }
@@ -147,9 +150,8 @@ impl<'a> Functions<'a> {
         let Some(header) = header else { return none };
         // Version 1; the count is 4 bytes (udata4), the table is relative to here (datarel | sdata4).
         match header.data(endian, file.data()) {
-            Ok([1, _, 0x03, 0x3b, _, _, _, _, count @ ..]) if count.len() >= 4 => {
-                let (count, table) = count.split_at(4);
-                let count = u32::from_le_bytes([count[0], count[1], count[2], count[3]]) as usize;
+            Ok([1, _, 0x03, 0x3b, _, _, _, _, a, b, c, d, table @ ..]) => {
+                let count = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
                 let table = table.as_chunks::<8>().0;
                 Functions { address: header.p_vaddr(endian), table: &table[..count.min(table.len())] }
             }
@@ -181,4 +183,49 @@ fn is_position_independent_executable(file: &ElfFile64<Endianness>) -> bool {
             entry.d_tag(endian) == u64::from(elf::DT_FLAGS_1) && entry.d_val(endian) & 0x0800_0000 != 0
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_aarch64() {
+        for (word, system_calls, cpuid) in [
+            // svc #0, svc #0x80; mrs x0, midr_el1; mrs x7, id_aa64isar0_el1
+            (0xd400_0001u32, true, false),
+            (0xd400_1001, true, false),
+            (0xd538_0000, false, true),
+            (0xd538_0607, false, true),
+            // hvc #0; brk #0; mrs x0, tpidr_el0; mrs x0, sctlr_el1; nop
+            (0xd400_0002, false, false),
+            (0xd420_0000, false, false),
+            (0xd53b_d040, false, false),
+            (0xd538_1000, false, false),
+            (0xd503_201f, false, false),
+        ] {
+            let nop = 0xd503_201f_u32;
+            let code: Vec<u8> = [nop, word, nop].iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut object = Object::default();
+            object.look_through_words(&code);
+            assert_eq!((object.system_calls, object.cpuid), (system_calls, cpuid), "{word:x}");
+        }
+    }
+
+    #[test]
+    fn code_is_decoded_from_where_its_function_begins() {
+        let look = |code: &[u8], table: &[[u8; 8]]| {
+            let mut object = Object::default();
+            object.look_through_bytes(code, 0x1000, &Functions { address: 0x2000, table });
+            (object.system_calls, object.cpuid)
+        };
+        let entry = |address: i32| [(address - 0x2000).to_le_bytes(), [0; 4]].concat().try_into().unwrap();
+        // Right behind each other.
+        assert_eq!(look(&[0x90, 0x0f, 0x05, 0x0f, 0xa2], &[]), (true, true));
+        // The first byte is of an instruction that would have the next four in it.
+        let code = [0xb8, 0x0f, 0x05, 0xc3, 0x90];
+        assert_eq!(look(&code, &[]), (false, false));
+        assert_eq!(look(&code, &[entry(0x1000)]), (false, false));
+        assert_eq!(look(&code, &[entry(0xf00), entry(0x1001), entry(0x1002)]), (true, false));
+    }
 }

@@ -8,7 +8,9 @@ use crate::shared::program::{Program, examine};
 use crate::shared::watch;
 use crate::{files, log, sys};
 use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -61,7 +63,7 @@ impl Observer {
         let program = files::find_program(command.get_program(), path.as_deref(), &dir);
         // Without `.` in it.
         let program = program.map(|program| program.components().collect::<PathBuf>());
-        let kind = program.map_or(Program::Unknown, |program| self.examine(program));
+        let kind = program.map_or(Program::Unknown, |program| self.examine(program, &dir));
 
         let expect = |sequence: u32, text: &[u8]| {
             let entry = Entry {
@@ -103,16 +105,18 @@ impl Observer {
         Ok(())
     }
 
-    fn examine(&mut self, program: PathBuf) -> Program {
+    fn examine(&mut self, program: PathBuf, dir: &Path) -> Program {
         let Ok(name) = CString::new(program.as_os_str().as_bytes()) else { return Program::Unknown };
+        let Ok(cwd) = File::open(dir) else { return Program::Unknown };
         self.programs.push(program);
         let mut interpreter = |path: *const u8| {
             // SAFETY: the path ends with a zero.
             let path = unsafe { CStr::from_ptr(path.cast()) };
-            self.programs.push(PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+            let path = dir.join(OsStr::from_bytes(path.to_bytes()));
+            self.programs.push(path.components().collect());
         };
         // SAFETY: the name ends with a zero.
-        unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), &mut interpreter, 0) }
+        unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), cwd.as_raw_fd(), &mut interpreter, 0) }
     }
 
     /// What happened, once the command has ended (its descendants may live on; that is a gap).
@@ -131,9 +135,8 @@ impl Observer {
             is_over = !log::is_pending(&bytes) && memory.close();
         }
         is_over = is_over || memory.close();
-        if memory.length() != bytes.len() {
-            bytes = read();
-        }
+        // With what was written since.
+        bytes = read();
         let mut account = log::read(&bytes, &preload, is_over && watched_are_gone);
         if !account.processes.is_empty() {
             let object = account

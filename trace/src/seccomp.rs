@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 /// `struct seccomp_notif`.
@@ -57,10 +58,12 @@ impl Watcher {
         // Without a socket nobody puts himself under watch.
         let socket = if can_continue() { listen(nonce)? } else { stop.try_clone()? };
         let stopped = stop.try_clone()?;
+        let (address, length) = watch::address(nonce);
+        let address = address[..length].to_vec();
         let log = Log {
             map: map.clone(),
             launcher,
-            address: watch::address(nonce).0,
+            address,
             processes: HashMap::new(),
             groups: HashMap::new(),
             hellos: HashMap::new(),
@@ -162,20 +165,23 @@ fn answer(fd: RawFd, id: u64) {
 }
 
 /// How long those that are watched may take to end after the command has.
-const LAST_BREATH: i32 = 100;
+const LAST_BREATH: Duration = Duration::from_millis(100);
 
 /// Answers until it is stopped; returns the listeners of programs that still run.
 fn serve(stop: &OwnedFd, socket: &OwnedFd, mut log: Log) -> Vec<OwnedFd> {
     let mut listeners: Vec<OwnedFd> = Vec::new();
-    let mut stopping = false;
+    // Until when, once it is stopped: some never cease to ask.
+    let mut end: Option<Instant> = None;
     loop {
-        let own = [stop.as_raw_fd(), socket.as_raw_fd()].map(|fd| polled(if stopping { -1 } else { fd }));
+        let own =
+            [stop.as_raw_fd(), socket.as_raw_fd()].map(|fd| polled(if end.is_some() { -1 } else { fd }));
         let mut all: Vec<_> =
             own.into_iter().chain(listeners.iter().map(|fd| polled(fd.as_raw_fd()))).collect();
-        poll(&mut all, if stopping { LAST_BREATH } else { -1 });
-        if stopping && all.iter().all(|polled| polled.revents == 0) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             return listeners;
         }
+        poll(&mut all, left.map_or(-1, |left| left.as_millis() as i32 + 1));
         for polled in &all[2..] {
             if polled.revents & libc::POLLIN != 0 {
                 if let Some(notice) = receive(polled.fd) {
@@ -195,8 +201,10 @@ fn serve(stop: &OwnedFd, socket: &OwnedFd, mut log: Log) -> Vec<OwnedFd> {
             unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, 1u64) };
             listeners.push(listener);
         }
-        stopping |= all[0].revents != 0;
-        if stopping && listeners.is_empty() {
+        if all[0].revents != 0 {
+            end = Some(Instant::now() + LAST_BREATH);
+        }
+        if end.is_some() && listeners.is_empty() {
             return listeners;
         }
     }
@@ -238,7 +246,7 @@ struct Log {
     map: Arc<Map>,
     launcher: PathBuf,
     /// Where the launcher connects to.
-    address: [u8; 32],
+    address: Vec<u8>,
     /// Numbers by process.
     processes: HashMap<u32, u32>,
     /// Processes by thread.
@@ -459,14 +467,18 @@ impl Log {
             return;
         }
         self.access(pid, how::EXEC, path.clone());
-        let mut interpreters = Vec::new();
+        let cwd = format!("/proc/{tid}/cwd");
+        let (dir, cwd) = (fs::read_link(&cwd).unwrap_or_default(), fs::File::open(&cwd));
+        let cwd = cwd.as_ref().map_or(sys::AT_FDCWD, AsRawFd::as_raw_fd);
+        let mut interpreters: Vec<PathBuf> = Vec::new();
         let mut interpreter = |path: *const u8| {
             // SAFETY: the path ends with a zero.
             let path = unsafe { CStr::from_ptr(path.cast()) };
-            interpreters.push(PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+            interpreters.push(dir.join(OsStr::from_bytes(path.to_bytes())).components().collect());
         };
         // SAFETY: as above.
-        if unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), &mut interpreter, 0) } == Program::Foreign {
+        let kind = unsafe { examine(sys::AT_FDCWD, name.as_ptr().cast(), cwd, &mut interpreter, 0) };
+        if kind == Program::Foreign {
             map::gap(&self.map, &format!("a program of another machine was executed: {}", path.display()));
         }
         interpreters.iter().for_each(|path| self.access(pid, how::EXEC, path.clone()));
@@ -527,7 +539,7 @@ impl Log {
         let mut address = [0u8; 128];
         let length = memory(tid, at, &mut address[..length.min(128)]);
         let address = &address[..length];
-        if self.address.starts_with(address) {
+        if self.address == address {
             return;
         }
         let port = || u16::from_be_bytes([address[2], address[3]]);
@@ -632,4 +644,42 @@ unsafe fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: passed on to the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_another_process() {
+        let of = |text: &[u8], at: usize| string(std::process::id(), text[at..].as_ptr() as u64).ok();
+        let mut text = vec![b'x'; 8192];
+        text[5000] = 0;
+        for at in [1000, 4095, 4999, 5000] {
+            assert_eq!(of(&text, at), Some(vec![b'x'; 5000 - at]));
+        }
+        // Longer than any path.
+        assert_eq!(of(&text, 0), None);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_read_is_a_gap() {
+        let (memory, map) = map::Memory::new().unwrap();
+        let mut log = Log {
+            map: Arc::new(map),
+            launcher: PathBuf::new(),
+            address: Vec::new(),
+            processes: HashMap::new(),
+            groups: HashMap::new(),
+            hellos: HashMap::new(),
+            preloads: HashMap::new(),
+            reported: HashSet::new(),
+        };
+        // A pointer to nowhere is none.
+        assert_eq!(log.path(std::process::id(), libc::AT_FDCWD, 8), None);
+        let before = memory.length();
+        // Nobody has this number.
+        assert_eq!(log.path(i32::MAX as u32, libc::AT_FDCWD, 8), None);
+        assert!(memory.length() > before);
+    }
 }

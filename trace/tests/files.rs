@@ -46,6 +46,15 @@ fn what_is_appended_to_was_read() {
 }
 
 #[test]
+fn a_directory_that_is_opened_as_a_file_has_no_content() {
+    let place = Place::new();
+    place.write("dir/file", "text");
+    let account = complete(place.shell("cat dir 2>&- || cat dir/file"));
+    assert_eq!(hows(&account, place.at("dir")), [How::Stat]);
+    assert_eq!(hows(&account, place.at("dir/file")), [How::Read]);
+}
+
+#[test]
 fn paths_are_absolute_and_as_they_were_named() {
     let place = Place::new();
     place.write("a/b/file", "text");

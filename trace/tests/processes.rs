@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Place, asker, complete, hows, programs};
+use common::{Place, access, asker, complete, hows, programs};
 use kache_trace::{How, Observer};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -93,6 +93,23 @@ fn every_way_to_start_a_program() {
             "{way}"
         );
     }
+}
+
+#[test]
+fn a_script_and_its_interpreters() {
+    let place = Place::new();
+    place.write("input", "text");
+    place.write("script", "#!./other\n");
+    place.write("other", "#! /bin/sh -u\ncat input\n");
+    Command::new("chmod").arg("+x").arg(place.at("script")).arg(place.at("other")).status().unwrap();
+    let account = complete(place.observe(&mut Command::new("./script")));
+    for path in [place.at("script"), place.at("other"), "/bin/sh".into()] {
+        let exec = access(&account, How::Exec, &path);
+        let object = &account.objects[exec.object as usize];
+        assert_eq!((exec.process, object), (0, &account.processes[0].program), "{}", path.display());
+    }
+    assert_eq!(account.processes[0].argv, ["/bin/sh", "-u", "./other", "./script"]);
+    assert_eq!(hows(&account, place.at("input")), [How::Read]);
 }
 
 #[test]
@@ -285,12 +302,16 @@ fn long_arguments_are_cut() {
 #[test]
 fn one_inside_another() {
     // What runs inside tells what it cannot see itself.
-    if kache_trace::inside() {
+    if std::env::var_os("IS_INSIDE").is_some() {
+        assert!(kache_trace::inside());
         return kache_trace::report_gap("told from inside");
     }
+    assert!(!kache_trace::inside());
     let place = Place::new();
     let this = std::env::current_exe().unwrap();
-    let account = place.observe(Command::new(this).args(["--exact", "one_inside_another"]));
+    let mut command = Command::new(this);
+    command.args(["--exact", "one_inside_another"]).env("IS_INSIDE", "1");
+    let account = place.observe(&mut command);
     assert_eq!(account.gaps, ["told from inside"]);
 }
 

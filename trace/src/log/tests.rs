@@ -228,6 +228,8 @@ fn what_a_process_learns_of_itself() {
         (how::RESOLVE, "exe", Some((Resolve, "/proc/self/exe"))),
         (how::READ, "exe", Some((Read, "/one"))),
         (how::STAT, "exe", None),
+        (how::READ, "cmdline", Some((Read, "/proc/self/cmdline"))),
+        (how::STAT, "cmdline", None),
         (how::READ, "environ", Some((Read, "/proc/self/environ"))),
         (how::READ, "maps", None),
         (how::LIST, "fd", None),
