@@ -17,8 +17,10 @@ use kache_wrapper::evidence::Evidence;
 use kache_wrapper::script::Script;
 use kache_wrapper::script::outputs::{self, Found};
 
-/// A script that took longer is not run twice.
+/// A script that took more of a processor is not run twice.
 const QUICK: Duration = Duration::from_secs(1);
+/// Nor one that took so long, for whatever it waited.
+const LONG: Duration = Duration::from_secs(10);
 /// One that takes so much longer the second time does something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -32,7 +34,7 @@ pub fn shows(
     found: &[Found],
 ) -> bool {
     let only_own = !evidence.asked.is_empty() && evidence.beyond.is_empty();
-    if !only_own || !evidence.beside.is_empty() || ran.took > QUICK {
+    if !only_own || !evidence.beside.is_empty() || ran.took > LONG || worked() > QUICK {
         return false;
     }
     let same = std::fs::create_dir_all(scratch).and_then(|()| run(scratch, inv, script, ran, found));
@@ -40,6 +42,16 @@ pub fn shows(
         tracing::debug!(%error, "a second run of a build script shows nothing");
         false
     })
+}
+
+/// Time of processors that this process's children have taken: the script, and what it started.
+fn worked() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let seconds = |t: nix::sys::time::TimeVal| {
+        Duration::from_secs(t.tv_sec() as u64) + Duration::from_micros(t.tv_usec() as u64)
+    };
+    getrusage(UsageWho::RUSAGE_CHILDREN)
+        .map_or(LONG, |used| seconds(used.user_time()) + seconds(used.system_time()))
 }
 
 fn run(
@@ -77,7 +89,7 @@ fn run(
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > PATIENCE + 4 * ran.took {
             // SAFETY: the process group of our own child, which has not been waited for.
             unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
             child.wait()?;

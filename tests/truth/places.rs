@@ -129,3 +129,48 @@ fn pipes() {
         )
         .changes();
 }
+
+/// What lies beyond a link that then leads elsewhere: `l/..` is another directory, and so is what was found from within `l`.
+#[test]
+fn links_that_lead_elsewhere() {
+    beyond_links().changes();
+}
+
+#[test]
+fn links_that_lead_elsewhere_in_a_fork() {
+    beyond_links().changes_in_a_fork("other");
+}
+
+fn beyond_links() -> Table {
+    fn beyond(variant: Variant) -> Variant {
+        let texts = "for d in a b; do mkdir -p $d/x; echo $d > $d/f; echo $d > $d/x/g; echo \"pub const V: &str = \\\"$d\\\";\" > $d/m.rs; \
+            echo \"#define V \\\"$d\\\"\" > $d/v.h; done";
+        variant.before(&format!("{texts}; ln -s a/x l")).change("ln -sfn b/x l")
+    }
+    let reads = |name: &str, body: &str| beyond(script(name, &format!("only_script(); {body}")));
+    let shell = |name: &str, line: &str| reads(name, &format!("set(prints(&[\"sh\", \"-c\", {line:?}]));"));
+    let includes = |name: &str, items: &str, value: &str| {
+        beyond(Variant::new(name).main(&format!("{items} fn main() {{ println!(\"{{}}\", {value}); }}")))
+    };
+    Table::new()
+        .krate("mac", "use proc_macro::TokenStream;\n#[proc_macro] pub fn text(i: TokenStream) -> TokenStream { let i = i.to_string(); \
+            format!(\"{:?}\", std::fs::read_to_string(std::path::Path::new(&std::env::var(\"CARGO_MANIFEST_DIR\").unwrap()).join(i.trim_matches('\"'))).unwrap()).parse().unwrap() }\n")
+        .add(includes("by_text", "", "include_str!(\"../l/../f\")"))
+        .add(includes("by_module", "#[path = \"../l/../m.rs\"] mod m;", "m::V"))
+        .add(includes("by_text_behind", "", "include_str!(\"../l/g\")"))
+        .add(beyond(expands("by_macro", "text!(\"l/../f\")")))
+        .add(reads("by_script", "set(text(\"l/../f\"));"))
+        .add(reads("by_canonical", "set(text(fs::canonicalize(\"l\").unwrap().parent().unwrap().join(\"f\")));"))
+        .add(reads("declared", "println!(\"cargo:rerun-if-changed=l/../f\"); set(text(\"l/../f\"));"))
+        .add(reads("in_directory", "set(String::from_utf8(Command::new(\"cat\").arg(\"../f\").current_dir(\"l\").output().unwrap().stdout).unwrap().trim());"))
+        .add(reads("in_directory_behind", "set(String::from_utf8(Command::new(\"cat\").arg(\"g\").current_dir(\"l\").output().unwrap().stdout).unwrap().trim());"))
+        .add(reads("works_there", "env::set_current_dir(\"l\").unwrap(); set(text(\"g\"));"))
+        .add(reads("lists", "set(fs::read_dir(\"l/..\").unwrap().map(|e| fs::read_to_string(e.unwrap().path()).unwrap_or_default().lines().next().unwrap_or(\"\").to_owned()).find(|t| t.len() == 1).unwrap());"))
+        .add(shell("by_cat", "cat l/../f"))
+        .add(shell("by_cd", "cd l; cat g"))
+        .add(shell("by_cd_up", "cd -P l/..; cat f"))
+        .add(shell("by_find", "find -L l -type f | xargs cat"))
+        .add(shell("by_tar", "tar -chf - l | tar -xOf - l/g"))
+        .add(reads("by_compiler", "fs::write(out().join(\"x.c\"), \"#include \\\"l/../v.h\\\"\\nV\\n\").unwrap(); \
+            set(prints(&[\"cc\", \"-E\", \"-P\", \"-I.\", out().join(\"x.c\").to_str().unwrap()]).trim_matches('\"'));"))
+}

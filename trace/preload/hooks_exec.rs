@@ -75,8 +75,16 @@ hooks! {
             Some(new) => real(fd, new.program.unwrap_or(p), actions, attributes, new.argv, new.envp),
         })
     }
-    fn posix_spawn_file_actions_addchdir_np(real, _from; actions: Any, p: P) -> c_int { crate::spawn::moved(actions, AT_FDCWD, p); real(actions, p) }
-    fn posix_spawn_file_actions_addchdir(real, _from; actions: Any, p: P) -> c_int { crate::spawn::moved(actions, AT_FDCWD, p); real(actions, p) }
+    fn posix_spawn_file_actions_addchdir_np(real, from; actions: Any, p: P) -> c_int {
+        crate::report::presence(from, AT_FDCWD, p);
+        crate::spawn::moved(actions, AT_FDCWD, p);
+        real(actions, p)
+    }
+    fn posix_spawn_file_actions_addchdir(real, from; actions: Any, p: P) -> c_int {
+        crate::report::presence(from, AT_FDCWD, p);
+        crate::spawn::moved(actions, AT_FDCWD, p);
+        real(actions, p)
+    }
     fn posix_spawn_file_actions_addfchdir_np(real, _from; actions: Any, fd: c_int) -> c_int { crate::spawn::moved(actions, fd, c".".as_ptr().cast()); real(actions, fd) }
     fn posix_spawn_file_actions_addfchdir(real, _from; actions: Any, fd: c_int) -> c_int { crate::spawn::moved(actions, fd, c".".as_ptr().cast()); real(actions, fd) }
     fn posix_spawn_file_actions_destroy(real, _from; actions: Any) -> c_int { crate::spawn::forget(actions); real(actions) }

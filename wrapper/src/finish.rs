@@ -13,7 +13,7 @@ use crate::cache::{
 };
 use crate::compile::Ran;
 use crate::depinfo::{self, DepInfo};
-use crate::evidence::{Beside, Evidence, declared, tokens};
+use crate::evidence::{Beside, Evidence, before_steps_up, declared, tokens};
 use crate::hasher::Hasher;
 use crate::lookup::{Miss, Plan, Store, Work};
 use crate::prefixes::{MARK, Prefixes};
@@ -345,7 +345,10 @@ fn read(
 ) -> Result<Read> {
     let mut record = InputRecord::new(evidence.inputs.iter().cloned());
     for file in &info.files {
-        let path = declared(&plan.prefixes, &inv.cwd.join(file));
+        let spelled = inv.cwd.join(file);
+        let path = declared(&plan.prefixes, &spelled);
+        let links = before_steps_up(&spelled).filter(|dir| !plan.prefixes.in_target(dir) && dir != &inv.cwd);
+        record.0.extend(links.map(|dir| Input::Real(plan.prefixes.template_path(&dir))));
         let input = if cache.stat(&path)?.is_some_and(|id| id.is_dir) {
             // A directory that a macro tracks.
             Input::Tree(plan.prefixes.template_path(&path))

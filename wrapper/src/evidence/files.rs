@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use kache_trace::How;
 
 use super::places::{
-    is_noise, is_of_repository, is_special, of_system_state, plain, tokens, without_detours,
+    before_steps_up, is_noise, is_of_repository, is_special, of_system_state, plain, tokens, without_detours,
 };
 use super::processes::Whose;
 use super::{Beside, Reader, Unproven};
@@ -83,7 +83,10 @@ impl Reader<'_> {
                 && !self.is_below_made(&dir)
                 && dir.exists()
             {
-                self.inputs.insert(Input::Exists(self.scene.prefixes.template_path(&dir)));
+                let template = self.scene.prefixes.template_path(&dir);
+                // What lies in a target directory is not looked up through it.
+                let in_target = self.scene.prefixes.in_target(&dir);
+                self.inputs.insert(if in_target { Input::Exists(template) } else { Input::Real(template) });
             }
         }
         Ok(())
@@ -264,6 +267,10 @@ impl Reader<'_> {
         }
         let template = scene.prefixes.template_path(path);
         let in_target = matches!(template.get(1), Some(&t) if template[0] == MARK && [TARGET, HOST].contains(&(t as char)));
+        if !in_target && matches!(how, How::Stat | How::List | How::Read) && self.is_behind_link(path) {
+            // Whoever works in it, or has it open, finds everything else without the link.
+            self.inputs.insert(Input::Real(template.clone()));
+        }
         let input = match how {
             How::Read | How::Exec => {
                 let Ok(meta) = path.metadata() else { return Ok(()) };
@@ -327,6 +334,17 @@ impl Reader<'_> {
         self.foreign |= self.is_foreign(&template, path) && !self.is_setting_of_cargo(path, process);
         self.inputs.insert(input);
         Ok(())
+    }
+
+    /// Is it a directory to which a link leads, other than those that lead to the checkout?
+    fn is_behind_link(&self, path: &Path) -> bool {
+        let prefixes = self.scene.prefixes;
+        !self.scene.is_of_the_system(path)
+            && !self.scene.in_toolchain(path)
+            && path.is_dir()
+            && path.canonicalize().is_ok_and(|real| {
+                prefixes.normal(real.as_os_str()) != prefixes.normal(plain(path).as_os_str())
+            })
     }
 
     /// A path in a directory that the checkout lies in, from there.
@@ -431,12 +449,8 @@ impl Reader<'_> {
             return inner(known);
         }
         let direct = without_detours(dir);
-        for detour in path.ancestors().filter(|dir| dir.file_name().is_none() && dir.parent().is_some()) {
-            // What a step up leads to depends on whether the directory before it is a link.
-            if let Some(left) = detour.parent().map(plain)
-                && !self.scene.inv.cwd.starts_with(&left)
-                && !self.scene.own.starts_with(&left)
-            {
+        for left in before_steps_up(&path) {
+            if !self.scene.inv.cwd.starts_with(&left) && !self.scene.own.starts_with(&left) {
                 self.detours.insert(left);
             }
         }

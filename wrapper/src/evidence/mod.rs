@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use kache_trace::{Account, How};
 use serde::{Deserialize, Serialize};
 
-pub use self::places::{declared, is_of_the_system, tokens};
+pub use self::places::{before_steps_up, declared, is_of_the_system, tokens};
 use self::places::{plain, same_file, toolchain_of};
 use self::processes::Whose;
 use crate::cache::{Invocation, Node};

@@ -46,6 +46,12 @@ pub(super) fn without_detours(path: &Path) -> PathBuf {
     }
 }
 
+/// Directories before the steps up in a path: where such a step leads depends on whether they are links.
+pub fn before_steps_up(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let steps = path.ancestors().filter(|dir| dir.file_name().is_none() && dir.parent().is_some());
+    steps.filter_map(|step| step.parent().map(plain))
+}
+
 /// A path that the compiler or a script declared, without detours. What lies in the target directory may be a mount of
 /// whoever asks here, and is not looked up.
 pub fn declared(prefixes: &Prefixes, path: &Path) -> PathBuf {

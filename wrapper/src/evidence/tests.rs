@@ -610,13 +610,13 @@ fn detours_are_removed_unless_a_link_makes_them_count() {
     let mut s = Story::script();
     s.write("src/x", TEXT);
     s.does(0, How::Read, s.at("tools/../src/x"));
-    assert_eq!(s.inputs(), [Input::File(s.template("src/x")), Input::Exists(s.template("tools"))]);
+    assert_eq!(s.inputs(), [Input::File(s.template("src/x")), Input::Real(s.template("tools"))]);
     let mut s = Story::script();
     s.write("far/away/inner", TEXT);
     s.write("far/x", TEXT);
     s.link("near", s.at("far/away"));
     s.does(0, How::Read, s.at("near/../x"));
-    assert_eq!(s.inputs(), [Input::File(s.template("far/x")), Input::Exists(s.template("near"))]);
+    assert_eq!(s.inputs(), [Input::File(s.template("far/x")), Input::Real(s.template("near"))]);
 }
 
 #[test]
@@ -941,8 +941,7 @@ fn a_link_on_the_way_keeps_its_name_unless_a_step_goes_out_of_it() {
     s.write("far/x", TEXT);
     let near = s.link("near", s.at("far/away"));
     s.does(0, How::Read, near.join("inner/../inner/x")).does(0, How::List, near.join(".."));
-    for input in
-        [s.file("near/inner/x"), Input::Listing(s.template("far")), Input::Exists(s.template("near"))]
+    for input in [s.file("near/inner/x"), Input::Listing(s.template("far")), Input::Real(s.template("near"))]
     {
         assert!(s.inputs().contains(&input), "{input:?} is not in {:?}", s.inputs());
     }

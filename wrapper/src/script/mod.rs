@@ -285,7 +285,10 @@ impl Script {
         record.0.extend(declared.env.iter().cloned().map(Input::Env));
         let mut foreign = false;
         for file in &declared.files {
-            let path = evidence::declared(&self.prefixes, &self.package.join(file));
+            let spelled = self.package.join(file);
+            let path = evidence::declared(&self.prefixes, &spelled);
+            let links = evidence::before_steps_up(&spelled).filter(|dir| !self.prefixes.in_target(dir));
+            record.0.extend(links.map(|dir| Input::Real(self.prefixes.template_path(&dir))));
             let template = self.prefixes.template_path(&path);
             let known = template.first() == Some(&MARK) && !matches!(template[1] as char, HOME | AROUND);
             foreign |= !known && !is_of_the_system(&self.prefixes, &path);
