@@ -121,7 +121,9 @@ fn put_at(store: &Store, file: &Planned, path: &PathBuf) -> Result<()> {
     let times = FileTimes::new().set_modified(file.mtime);
     match File::options().append(true).open(path) {
         Ok(open) => {
-            fs::set_permissions(path, fs::Permissions::from_mode(file.mode | 0o200))?;
+            // What was a link to a blob there is a file here.
+            let writable = if fork::is_linkable(&file.path) { 0o200 } else { 0 };
+            fs::set_permissions(path, fs::Permissions::from_mode(file.mode | writable))?;
             open.set_times(times)?;
         }
         // A hard link to a blob, which nobody may write.

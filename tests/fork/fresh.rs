@@ -1,6 +1,6 @@
 //! What is the same is fresh.
 
-use super::support::{Run, World};
+use super::support::{Checkout, Run, World};
 use super::worktree::{built, copy, copy_to, counts, fork, forked, same_as_plain};
 
 #[test]
@@ -94,6 +94,24 @@ fn a_fork_of_files_with_new_permissions_can_be_forked() {
     first.edit("app/src/main.rs", "native {}", "first {}");
     first.cargo("build").ok().only("edit", &["app bin"]);
     forked(&first, "second").cargo("build").ok().fresh();
+}
+
+/// What a build script left has the permissions that the script gave it.
+#[test]
+fn permissions_come_along() {
+    const SCRIPT: &str = "use std::{fs, os::unix::fs::PermissionsExt};\nfn main() {\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    \
+        for mode in [0o400, 0o440, 0o444, 0o500, 0o600, 0o640, 0o755] {\n        let file = format!(\"{out}/m{mode:o}\");\n        \
+        fs::write(&file, \"x\").unwrap();\n        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();\n    }\n    \
+        println!(\"cargo::rerun-if-changed=build.rs\");\n}\n";
+    let world = World::new();
+    let manifest = "[package]\nname = \"modes\"\nversion = \"1.0.0\"\nedition = \"2024\"\n";
+    let files = [("Cargo.toml", manifest), ("build.rs", SCRIPT), ("src/main.rs", "fn main() {}\n")];
+    let donor = world.project("donor", &files);
+    donor.cargo("build").ok();
+    let modes = |c: &Checkout| c.sh("cd target/debug/build/modes-*/out && stat -c '%n %a' m*");
+    let first = forked(&donor, "first");
+    assert_eq!(modes(&first), modes(&donor));
+    assert_eq!(modes(&forked(&first, "second")), modes(&donor));
 }
 
 #[test]
