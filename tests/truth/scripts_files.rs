@@ -274,3 +274,23 @@ fn in_a_fork() {
         .add(script("new_file", "println!(\"cargo:rerun-if-changed=d\"); set(fs::read_dir(\"d\").unwrap().count().to_string());").before("mkdir d; touch d/a").change("touch d/b"))
         .changes_in_a_fork("at/another/depth");
 }
+
+/// Whether something is there shows when it cannot be made.
+#[test]
+fn what_could_be_made() {
+    let tries = |name: &str, line: &str| {
+        script(name, &format!("only_script(); set(prints(&[\"sh\", \"-c\", {line:?}]));"))
+    };
+    Table::new()
+        .add(tries("directory", "mkdir q 2>/dev/null && rmdir q && echo free || echo busy").change("mkdir q"))
+        .add(tries("file", "set -C; : 2>/dev/null >q && rm q && echo free || echo busy").change("touch q"))
+        .add(tries("link", "ln -s x q 2>/dev/null && rm q && echo free || echo busy").change("touch q"))
+        .add(
+            script(
+                "by_itself",
+                "only_script(); set(match fs::File::create_new(\"q\") { Ok(_) => { fs::remove_file(\"q\").unwrap(); \"free\" } Err(_) => \"busy\" });",
+            )
+            .change("touch q"),
+        )
+        .changes();
+}

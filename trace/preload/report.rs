@@ -23,6 +23,11 @@ pub unsafe fn path(how: u8, from: usize, dir: i32, path: *const u8) {
 /// The kernel has seen `path`.
 #[inline(never)]
 pub unsafe fn outcome(ok: bool, how: u8, from: usize, dir: i32, path: *const u8) {
+    if !ok && errno() == sys::ENOTDIR {
+        // It, or something on the way to it.
+        // SAFETY: passed on to the caller.
+        return unsafe { presence(from, dir, path) };
+    }
     let how = if ok { how } else { failure(errno()) };
     if ok || errno() != sys::EFAULT {
         // SAFETY: the kernel has read it.

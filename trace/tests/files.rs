@@ -55,6 +55,15 @@ fn a_directory_that_is_opened_as_a_file_has_no_content() {
 }
 
 #[test]
+fn a_file_that_is_opened_as_a_directory_is_there() {
+    let place = Place::new();
+    place.write("file", "text");
+    let account = complete(place.shell("ls file/x 2>&-; ln -s x file 2>&-; true"));
+    assert!(!hows(&account, place.at("file")).contains(&How::Absent), "{account:?}");
+    assert_eq!(hows(&account, place.at("file/x")), [How::Absent]);
+}
+
+#[test]
 fn paths_are_absolute_and_as_they_were_named() {
     let place = Place::new();
     place.write("a/b/file", "text");

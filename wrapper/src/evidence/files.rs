@@ -73,6 +73,10 @@ impl Reader<'_> {
             self.input(access.how, &path, access.object, access.process)?;
         }
         for (path, process) in outside {
+            if self.has_gone(&path, process) {
+                // Whether it could be made may have been the question.
+                self.inputs.insert(Input::Absent(self.scene.prefixes.template_path(&path)));
+            }
             self.wrote(&path, process)?;
         }
         for dir in std::mem::take(&mut self.detours) {
@@ -132,6 +136,20 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(format!("it wrote {}{}", self.shown(path), self.by(process)))
+    }
+
+    /// Was it made where it is not to stay, and removed? Compilers and all who need room for a moment have names for that
+    /// which nobody else has.
+    fn has_gone(&self, path: &Path, process: u32) -> bool {
+        let is_room = |dir: &str| path.starts_with(dir);
+        !self.is_own(path)
+            && !self.scene.prefixes.in_target(path)
+            && !matches!(self.program(process), Whose::Toolchain | Whose::Kache)
+            && (self.scene.prefixes.is_of_the_build(path)
+                || !["/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run"].into_iter().any(is_room))
+            && !path.parent().is_some_and(|dir| self.is_for_temporary_files(dir))
+            && !self.is_below_made(path)
+            && path.symlink_metadata().is_err()
     }
 
     /// The pipe by which make, cargo and compilers share processors.
