@@ -50,6 +50,10 @@ impl Reader<'_> {
                     if !self.made.contains(&process.program) && process.program.exists() {
                         self.inputs.insert(Input::EnvNamedBy(template));
                     }
+                    if self.is_interpreter(n) {
+                        let mentioned = variables::mentioned(&self.text_of(n), self.language(n));
+                        names.extend(mentioned.into_iter().filter(|name| self.counts_in_text(name)));
+                    }
                 }
                 Whose::System if self.shows_environment(n) => {
                     return Err("it read the whole environment".into());
@@ -85,15 +89,9 @@ impl Reader<'_> {
     ) -> Result<(), Unproven> {
         let text = self.text_of(process);
         let names_it = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
-        let is_awk = self.is_awk(process) && names_it(b"ENVIRON");
-        let language = if self.is_shell(process) {
-            Language::Shell
-        } else if self.is_make(process) {
-            Language::Make
-        } else if self.is_interpreter(process) || is_awk {
-            Language::Table
-        } else {
-            Language::Other
+        let language = match self.language(process) {
+            Language::Table if self.is_awk(process) && !names_it(b"ENVIRON") => Language::Other,
+            language => language,
         };
         if variables::uses_all(&text, language) {
             return Err("it read the whole environment".into());
@@ -127,11 +125,23 @@ impl Reader<'_> {
         if self.scene.is_script && (names_it(b"PWD") || names_it(b"pwd")) {
             self.ask(&self.scene.inv.cwd.clone());
         }
-        let is_own = |name: &str| name == "PWD" || name == "OLDPWD";
-        let is_of_user = |name: &str| variables::is_of_user(OsStr::new(name));
-        let counts = |name: &String| !is_own(name) && !is_of_user(name) && self.counts(name, true, false);
-        names.extend(mentioned.into_iter().filter(counts));
+        names.extend(mentioned.into_iter().filter(|name| self.counts_in_text(name)));
         Ok(())
+    }
+
+    fn language(&self, process: u32) -> Language {
+        match () {
+            () if self.is_shell(process) => Language::Shell,
+            () if self.is_make(process) => Language::Make,
+            () if self.is_interpreter(process) || self.is_awk(process) => Language::Table,
+            () => Language::Other,
+        }
+    }
+
+    /// Does a variable that a text mentions count by itself? Those of the user are among its words.
+    fn counts_in_text(&self, name: &str) -> bool {
+        let is_own = name == "PWD" || name == "OLDPWD";
+        !is_own && !variables::is_of_user(OsStr::new(name)) && self.counts(name, true, false)
     }
 
     /// A text without what differs from place to place and from run to run: paths of this checkout and of temporary files.

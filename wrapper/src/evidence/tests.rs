@@ -507,6 +507,14 @@ fn of_a_whole_environment_counts_what_the_words_name() {
 }
 
 #[test]
+fn a_variable_of_the_session_counts_where_a_text_of_an_own_interpreter_asks_for_it() {
+    let mut s = Story::script();
+    let python = s.write("tools/python3", "ELF");
+    s.process(&python, &["python3", "-c", "os.environ['TERM'] + os.environ['MODE']"], Some(0));
+    assert_eq!(s.inputs(), [Input::Env("TERM".into()), Input::EnvNamedBy(s.template("tools/python3"))]);
+}
+
+#[test]
 fn interpreters_read_some_variables_for_themselves() {
     for (program, names) in [
         ("make", &["CFLAGS", "LINK.c", "MAKEFILES"][..]),
