@@ -138,6 +138,11 @@ fn of_interpreters() {
         )
         .add(bash("bash_function", "hello 2> /dev/null || echo none").vars("BASH_FUNC_hello%%", None, Some("() { echo hello; }")))
         .add(
+            runs("sh_piped", r#""sh", "-c", "cat t.sh | sh""#)
+                .file("t.sh", "echo $SH_PIPED")
+                .vars("SH_PIPED", None, Some("1")),
+        )
+        .add(
             runs("sh_here", r#""sh", "s.sh""#)
                 .file("s.sh", "perl <<'X'\nprint $ENV{SH_HERE};\nX")
                 .vars("SH_HERE", None, Some("1")),

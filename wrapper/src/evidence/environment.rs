@@ -61,12 +61,13 @@ impl Reader<'_> {
                 Whose::System => self.read_text(n, &mut names, &mut words)?,
             }
         }
+        if !words.is_empty() {
+            words.add(&self.without_places(&self.piped_text()));
+            self.inputs.insert(Input::EnvAmong(words.filter()));
+        }
         if !self.scene.is_script {
             let is_argument = |word: &&str| variables::is_argument_of_scripts(OsStr::new(word));
             names.extend(words.iter().filter(is_argument).map(str::to_owned));
-        }
-        if !words.is_empty() {
-            self.inputs.insert(Input::EnvAmong(words.filter()));
         }
         self.inputs.extend(names.into_iter().map(Input::Env));
         if self.programs.iter().any(|whose| matches!(whose, Whose::User | Whose::System)) {

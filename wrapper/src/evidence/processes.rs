@@ -1,6 +1,7 @@
 //! Who did it: programs, and what their calls tell.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -188,6 +189,23 @@ impl Reader<'_> {
             if !self.scene.is_of_the_system(path) && !self.scene.in_own_toolchain(path) {
                 add_script(path, false, &mut text);
             }
+        }
+        text
+    }
+
+    /// Files whose text an interpreter may have got through a pipe.
+    pub(super) fn piped_text(&self) -> Vec<u8> {
+        let hands_on = |n: usize| {
+            let name = self.name_of(n as u32).unwrap_or_default();
+            matches!(&*name, "cat" | "head" | "m4" | "sed" | "tail")
+        };
+        let who: Vec<bool> = (0..self.account.processes.len()).map(hands_on).collect();
+        let read = self.account.accesses.iter().filter(|a| a.how == How::Read);
+        let read = read.filter(|a| who.get(a.process as usize).is_some_and(|is_one| *is_one));
+        let paths: BTreeSet<&Path> = read.map(|a| &*a.path).collect();
+        let mut text = Vec::new();
+        for path in paths.into_iter().filter(|path| !self.scene.is_of_the_system(path)) {
+            add_script(path, false, &mut text);
         }
         text
     }

@@ -546,6 +546,17 @@ fn names_of_places_are_not_among_what_texts_name() {
 }
 
 #[test]
+fn an_interpreter_may_have_text_through_a_pipe() {
+    let mut s = Story::script();
+    let (file, other) = (s.write("src/x.sh", "echo $MODE"), s.write("src/y.sh", "echo $OTHER"));
+    let [cat, cc] = ["cat", "cc"].map(|name| s.process(format!("/usr/bin/{name}"), &[name], Some(0)));
+    s.does(cat, How::Read, file).does(cc, How::Read, other);
+    assert!(!s.may_name("MODE"));
+    s.has_all("/usr/bin/dash", &["sh"]);
+    assert!(s.may_name("MODE") && !s.may_name("OTHER"));
+}
+
+#[test]
 fn what_a_build_tool_reads_is_no_text() {
     let mut s = Story::script();
     let file = s.write("src/x.c", "MODE $OTHER");
