@@ -38,6 +38,9 @@ fn table() -> Table {
                 set(fs::read_dir(out()).unwrap().count().to_string());"))
         .add(script("steps_up", "only_script(); fs::create_dir_all(out().join(\"a/b\")).unwrap(); fs::write(out().join(\"x\"), \"1\").unwrap(); \
                 set(fs::read_to_string(out().join(\"a/b/../../x\")).unwrap());"))
+        .add(script("interpreters", "only_script(); set([&[\"make\", \"-s\", \"-f\", \"mk\"][..], &[\"sh\", \"-c\", \"echo $WORD\"], \
+                &[\"perl\", \"-e\", \"print 1 if $ENV{WORD}\"]].map(prints).concat());")
+            .file("mk", "ifdef WORD\nX=1\nendif\nall:\n\t@echo $X $(CC)"))
         .add(script("reads", "only_script(); set(text(\"data/x\"));").file("data/x", "x"))
         .add(script("variables", "println!(\"cargo:rerun-if-env-changed=NOT_SET\"); set(env::var(\"NOT_SET\").unwrap_or(\"no\".into()));"))
 }

@@ -77,6 +77,91 @@ fn build_scripts() {
         .changes();
 }
 
+/// Names of variables stand in texts in many ways, or in none: those that an interpreter reads for itself.
+#[test]
+fn of_interpreters() {
+    let runs = |name: &str, words: &str| script(name, &format!("only_script(); set(prints(&[{words}]));"));
+    let make = |name: &str, text: &str| {
+        runs(name, r#""make", "-s", "-f", "mk""#).file("mk", &format!("{text}\nall:\n\t@echo '$(X)'"))
+    };
+    let perl = |name: &str, text: &str| runs(name, r#""perl", "p.pl""#).file("p.pl", text);
+    let bash = |name: &str, text: &str| runs(name, r#""bash", "s.sh""#).file("s.sh", text);
+    Table::new()
+        .add(runs("perl_e", r#""perl", "-e", "print $ENV{PERL_E}""#).vars("PERL_E", None, Some("1")))
+        .add(runs("perl_e_exists", r#""perl", "-e", "print exists $ENV{PERL_X} ? 1 : 0""#).vars("PERL_X", None, Some("")))
+        .add(perl("perl_bare", "print $ENV{PERL_BARE} // 0;").var("PERL_BARE", "1", "2"))
+        .add(perl("perl_slice", "my @k = qw(PERL_S); print map { $_ // 'u' } @ENV{@k};").vars("PERL_S", None, Some("1")))
+        .add(perl("perl_session", "print exists $ENV{TERM_PROGRAM} ? 1 : 0;").vars("TERM_PROGRAM", None, Some("1")))
+        .add(
+            runs("perl_module", r#""perl", "-I.", "-MMod", "-e", "1""#)
+                .file("Mod.pm", "package Mod; print $ENV{PERL_M}; 1;")
+                .vars("PERL_M", None, Some("1")),
+        )
+        .add(make("make_ifdef", "ifdef MK_IFDEF\nX=set\nendif").vars("MK_IFDEF", None, Some("1")))
+        .add(make("make_ifndef", "ifndef MK_IFNDEF\nX=unset\nendif").vars("MK_IFNDEF", None, Some("1")))
+        .add(make("make_origin", "X=$(origin MK_ORIGIN)").vars("MK_ORIGIN", None, Some("1")))
+        .add(make("make_value", "X=$(value MK_VALUE)").vars("MK_VALUE", None, Some("1")))
+        .add(make("make_call", "X=$(call MK_CALL)").vars("MK_CALL", None, Some("1")))
+        .add(make("make_nested", "N=MK_NESTED\nX=$($(N))").vars("MK_NESTED", None, Some("1")))
+        .add(make("make_letter", "X=$V").vars("V", None, Some("1")))
+        .add(make("make_letter_before", "X=$Wx").vars("W", None, Some("1")))
+        .add(make("make_dash", "X=$(mk-dash)").vars("mk-dash", None, Some("1")))
+        .add(
+            make("make_included", "include inner.mk")
+                .file("inner.mk", "ifdef MK_INNER\nX=set\nendif")
+                .vars("MK_INNER", None, Some("1")),
+        )
+        .add(make("make_makefiles", "X=$(M)").before("mkdir $T/mk; echo 'M=1' > $T/mk/more.mk").vars("MAKEFILES", None, Some("$T/mk/more.mk")))
+        .add(
+            make("make_all", "X=$(foreach v,$(filter MK_ALL%,$(.VARIABLES)),$($(v)))")
+                .vars("MK_ALL_1", None, Some("1"))
+                .not_stored(),
+        )
+        .add(
+            script("make_rule", r#"only_script(); fs::copy("x.c", out().join("x.c")).unwrap(); env::set_current_dir(out()).unwrap();
+                run(&["make", "-s", "x"]); set(prints(&["./x"]));"#)
+                .file("x.c", "#include <stdio.h>\n#ifndef N\n#define N 1\n#endif\nint main(void) { printf(\"%d\", N); return 0; }")
+                .vars("CPPFLAGS", None, Some("-DN=2")),
+        )
+        .add(bash("bash_v", "[[ -v SH_V ]] && echo set || echo unset").vars("SH_V", None, Some("")))
+        .add(bash("bash_arithmetic", "echo $((SH_N + 1))").vars("SH_N", None, Some("1")))
+        .add(bash("bash_indirect", "read -r k < cfg; echo ${!k}").file("cfg", "SH_I").vars("SH_I", None, Some("1")))
+        .add(
+            bash("bash_cdpath", "cd sub > /dev/null; cat f")
+                .before("mkdir -p sub $T/cdpath/sub; echo 1 > sub/f; echo 2 > $T/cdpath/sub/f")
+                .vars("CDPATH", None, Some("$T/cdpath")),
+        )
+        .add(
+            bash("bash_env", "hi 2> /dev/null || echo none")
+                .before("echo 'hi() { echo hi; }' > $T/hi.sh")
+                .vars("BASH_ENV", None, Some("$T/hi.sh")),
+        )
+        .add(bash("bash_function", "hello 2> /dev/null || echo none").vars("BASH_FUNC_hello%%", None, Some("() { echo hello; }")))
+        .add(
+            runs("sh_piped", r#""sh", "-c", "cat t.sh | sh""#)
+                .file("t.sh", "echo $SH_PIPED")
+                .vars("SH_PIPED", None, Some("1")),
+        )
+        .add(
+            runs("sh_here", r#""sh", "s.sh""#)
+                .file("s.sh", "perl <<'X'\nprint $ENV{SH_HERE};\nX")
+                .vars("SH_HERE", None, Some("1")),
+        )
+        .changes();
+}
+
+/// The C library asks for it where options are read.
+#[test]
+fn of_the_library() {
+    Table::new()
+        .add(
+            script("grep", r#"only_script(); set(prints(&["grep", "a", "f", "-c"]));"#)
+                .file("f", "a\nb")
+                .vars("POSIXLY_CORRECT", None, Some("1")),
+        )
+        .changes();
+}
+
 /// Whoever goes over all variables names none.
 #[test]
 fn all_of_them() {

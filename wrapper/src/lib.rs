@@ -24,6 +24,7 @@ pub mod incremental;
 pub mod key;
 pub mod lookup;
 pub mod machine;
+mod names;
 pub mod object;
 mod objects;
 mod prefixes;

@@ -3,7 +3,7 @@
 //! A record holds names of inputs, not their values. With the values of a place and moment it gives an entry key, and
 //! [`InputRecord::entry_key`] is the one function that says whether a result belongs to what is there now.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -49,6 +49,8 @@ pub enum Input {
     Host,
     /// Where the user has the loader look for libraries: what cargo and the toolchain add to that is in the key.
     LibraryPath,
+    /// Variables that interpreters have and the texts they were given may name: a filter of [`crate::names::Words`].
+    EnvAmong(Vec<u8>),
 }
 
 /// A place and moment in which a record may hold.
@@ -230,15 +232,10 @@ impl Input {
                 None => Vec::new(),
             }),
             Input::EnvNamedBy(t) => match at(t) {
-                Some(path) => {
-                    let mut h = Hasher::new("variables");
-                    for (name, value) in variables::named_by(cache, inv, &path)? {
-                        h.field("name", name.as_bytes()).field("value", &prefixes.normal(value));
-                    }
-                    Some(h.finish().to_vec())
-                }
+                Some(path) => Some(values(here, variables::named_by(cache, inv, &path)?)),
                 None => None,
             },
+            Input::EnvAmong(filter) => Some(values(here, variables::named_among(inv, filter))),
             Input::Program(name) => match exec::resolve(cache, inv, OsStr::new(name))? {
                 Some(path) => {
                     let hash = cache.hash_file(&path).ok().flatten().unwrap_or_default();
@@ -271,6 +268,7 @@ impl Input {
             Input::Cpu => "cpu",
             Input::Host => "host",
             Input::LibraryPath => "library path",
+            Input::EnvAmong(_) => "env among",
         }
     }
 
@@ -288,6 +286,8 @@ impl Input {
             Input::Env(name) | Input::Program(name) => name.as_bytes(),
             // The path is the value; which token has it differs between machines that agree.
             Input::Bound(_) | Input::Width | Input::Cpu | Input::Host | Input::LibraryPath => b"",
+            // The texts are inputs themselves, or follow from inputs; names of places in them differ from run to run.
+            Input::EnvAmong(_) => b"",
         }
     }
 
@@ -308,8 +308,17 @@ impl Input {
             Input::Cpu => "the result is for another processor".into(),
             Input::Host => "the result is for another machine".into(),
             Input::LibraryPath => "LD_LIBRARY_PATH changed".into(),
+            Input::EnvAmong(_) => "variables that its shells and interpreters may read changed".into(),
         }
     }
+}
+
+fn values(here: &Here, variables: Vec<&(OsString, OsString)>) -> Vec<u8> {
+    let mut h = Hasher::new("variables");
+    for (name, value) in variables {
+        h.field("name", name.as_bytes()).field("value", &here.prefixes.normal(value));
+    }
+    h.finish().to_vec()
 }
 
 fn library_path(here: &Here) -> Result<Vec<u8>> {
@@ -631,6 +640,33 @@ mod tests {
     }
 
     #[test]
+    fn of_variables_that_a_text_may_name_all_count() {
+        let mut words = crate::names::Words::default();
+        words.add(b"ifdef MODE $(origin APP_X) HOME V");
+        let among = [Input::EnvAmong(words.filter())];
+        let key = |env: &[(&str, &str)]| place(env).key(&among).unwrap();
+        let plain = key(&[]);
+        for env in [("MODE", "1"), ("MODE", ""), ("APP_X", "1"), ("V", "1")] {
+            assert_ne!(key(&[env]), plain, "{env:?}");
+        }
+        assert_ne!(key(&[("MODE", "1")]), key(&[("MODE", "2")]));
+        // These are of the session or the run, or nobody names them.
+        for env in [("HOME", "/x"), ("KACHE_MODE", "1"), ("CARGO_PKG_NAME", "x"), ("OTHER", "1")] {
+            assert_eq!(key(&[env]), plain, "{env:?}");
+        }
+        assert_eq!(key(&[("V", "1"), ("MODE", "1")]), key(&[("MODE", "1"), ("V", "1")]));
+        let in_checkout = || {
+            let mut place = place(&[]);
+            place.inv.env.push(("MODE".into(), place.dir.path().join("x").into()));
+            place.key(&among)
+        };
+        assert_eq!(in_checkout(), in_checkout());
+        words.add(b"path of another run");
+        let other = place(&[("MODE", "1")]).key(&[Input::EnvAmong(words.filter())]);
+        assert_eq!(other.unwrap(), key(&[("MODE", "1")]));
+    }
+
+    #[test]
     fn names_and_kinds_of_inputs_are_in_the_key() {
         let a = place(&[("A", "1"), ("B", "1")]);
         for name in ["x", "y"] {
@@ -717,6 +753,8 @@ mod tests {
         assert_eq!(words(Input::Tree(at("d"))), "files in d changed");
         assert_eq!(words(Input::Env("V".into())), "environment variable V changed");
         assert_eq!(words(Input::EnvNamedBy(at("t"))), "variables that t may read changed");
+        let among = "variables that its shells and interpreters may read changed";
+        assert_eq!(words(Input::EnvAmong(vec![0])), among);
         assert_eq!(words(Input::Program("cc".into())), "cc in PATH is another");
         assert_eq!(words(Input::LibraryPath), "LD_LIBRARY_PATH changed");
         assert_eq!(words(Input::File(b"\x1fT\x1f/x".to_vec())), "target/x changed");

@@ -155,11 +155,23 @@ pub fn named_by<'a>(
     let mut named: Vec<_> = inv
         .env
         .iter()
-        .filter(|(name, _)| !is_of_session(name) && !is_of_the_run(name) && !is_argument_of_scripts(name))
-        .filter(|(name, _)| is_any || names(&words, name.as_bytes()))
+        .filter(|(name, _)| may_count_unasked(name) && (is_any || names(&words, name.as_bytes())))
         .collect();
     named.sort();
     Ok(named)
+}
+
+/// Variables here that texts of interpreters may name: see [`crate::names`]. Sorted.
+pub fn named_among<'a>(inv: &'a Invocation, filter: &[u8]) -> Vec<&'a (OsString, OsString)> {
+    let is_one = |name: &OsStr| may_count_unasked(name) && crate::names::may_name(filter, name.as_bytes());
+    let mut named: Vec<_> = inv.env.iter().filter(|(name, _)| is_one(name)).collect();
+    named.sort();
+    named
+}
+
+/// May it count for who has the whole environment, and did not ask for it by its name?
+fn may_count_unasked(name: &OsStr) -> bool {
+    !is_of_session(name) && !is_of_the_run(name) && !is_argument_of_scripts(name)
 }
 
 /// All words of a program or library that could be a variable's name or the beginning of one, each between newlines. Kept
@@ -204,33 +216,92 @@ pub fn names(words: &[u8], name: &[u8]) -> bool {
             .any(|at| has(b"", &name[..=at], b"\n") || has(b"\n", &name[at..], b""))
 }
 
-/// Names of variables that a script mentions: identifiers behind `$`, `${` or `$(`, and, where variables are taken from a
-/// table (`os.environ["X"]`), behind a quotation mark. `None` when there are too many, or the whole table was used.
-pub fn mentioned(text: &[u8], quoted: bool) -> Option<BTreeSet<String>> {
-    const MANY: usize = 4000;
-    let uses_all = if quoted { goes_over_table(text) } else { lists_variables(text) };
-    if uses_all {
-        return None;
+/// How a text speaks of variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Shell,
+    Make,
+    /// They are in a table (`os.environ["X"]`).
+    Table,
+    /// Of a program that knows of variables by itself.
+    Other,
+}
+
+/// Does a text use all variables?
+pub fn uses_all(text: &[u8], language: Language) -> bool {
+    match language {
+        Language::Table => goes_over_table(text),
+        Language::Make => memchr::memmem::find(text, b".VARIABLES").is_some() || lists_variables(text),
+        Language::Shell | Language::Other => lists_variables(text),
     }
+}
+
+/// Names of variables that a text asks for in so many words: identifiers behind `$`, `${` or `$(` and such, and in
+/// quotation marks where there is a table. Others may stand for anything, which is enough for variables of the session not
+/// to count.
+pub fn mentioned(text: &[u8], language: Language) -> BTreeSet<String> {
+    /// What comes before a name, and with what the names behind it end; `""`: there is one.
+    const BEFORE: [(&str, &str); 17] = [
+        ("ENV{", "}"),
+        ("((", "))"),
+        ("$[", "]"),
+        ("ENV->{", "}"),
+        ("env.", ""),
+        ("env?.", ""),
+        ("env(", ")"),
+        ("ifdef", ""),
+        ("ifndef", ""),
+        ("origin", ""),
+        ("flavor", ""),
+        ("value", ""),
+        ("call", ""),
+        ("-v", ""),
+        ("${!", ""),
+        ("${#", ""),
+        ("printenv", "\n"),
+    ];
+    const WIDTH: usize = 200;
+    let quoted = language == Language::Table;
     let mut found = BTreeSet::new();
     let mut at = 0;
     while let Some(next) = memchr::memchr3(b'$', b'"', b'\'', &text[at..]) {
         at += next + 1;
-        if text[at - 1] != b'$' && !quoted {
-            continue;
-        }
-        let start = at + usize::from(matches!(text.get(at), Some(b'{' | b'(')));
-        let rest = text.get(start..).unwrap_or_default();
-        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
-        let word = &rest[..length];
-        if word.len() > 1 && word.len() < 100 && !word[0].is_ascii_digit() {
-            found.insert(String::from_utf8_lossy(word).into_owned());
-        }
-        if found.len() > MANY {
-            return None;
+        if text[at - 1] == b'$' || quoted {
+            let start = at + usize::from(matches!(text.get(at), Some(b'{' | b'(')));
+            note(&text[start.min(text.len())..], &mut found);
         }
     }
-    Some(found)
+    for (before, end) in BEFORE {
+        for at in memchr::memmem::find_iter(text, before) {
+            let rest = &text[at + before.len()..];
+            let rest = &rest[..rest.len().min(WIDTH)];
+            if end.is_empty() {
+                note(rest.trim_ascii_start(), &mut found);
+                continue;
+            }
+            let inner = &rest[..memchr::memmem::find(rest, end.as_bytes()).unwrap_or(rest.len())];
+            inner.split(|b| !is_of_name(b)).for_each(|word| note(word, &mut found));
+        }
+    }
+    let is_home = |sign: &[u8]| memchr::memmem::find(text, sign).is_some();
+    if language == Language::Shell
+        && [&b" ~/"[..], b"=~/", b"\t~/", b":~/", b" ~\n", b" ~;"].into_iter().any(is_home)
+    {
+        found.insert("HOME".into());
+    }
+    found
+}
+
+fn is_of_name(b: &u8) -> bool {
+    b.is_ascii_alphanumeric() || *b == b'_'
+}
+
+/// The name with which a text begins.
+fn note(text: &[u8], found: &mut BTreeSet<String>) {
+    let word = &text[..text.iter().take_while(|b| is_of_name(b)).count()];
+    if (2..100).contains(&word.len()) && !word[0].is_ascii_digit() {
+        found.insert(String::from_utf8_lossy(word).into_owned());
+    }
 }
 
 /// Does a script of a shell ask for names of variables? (`set` alone does, too, and every configure script does that to keep
@@ -250,6 +321,8 @@ fn goes_over_table(text: &[u8]) -> bool {
     const TABLES: &[(&str, &[&str])] = &[
         ("%ENV", &[]),
         ("%{ENV", &[]),
+        ("%::ENV", &[]),
+        ("%main::ENV", &[]),
         ("os.environ", &["[", ".get(", ".setdefault(", ".pop(", ".get (", "b["]),
         ("process.env", &[".", "[", "?."]),
         ("Deno.env", &[".get("]),
@@ -285,11 +358,31 @@ mod tests {
     #[test]
     fn scripts_mention_variables_in_several_ways() {
         let text = b"echo $USER ${HOME:-x} \"$app_mode\"; os.environ['MY_VAR'] $ENV{\"PERL_X\"} $1 plain";
-        let found = mentioned(text, true).unwrap();
+        let found = mentioned(text, Language::Table);
         for name in ["USER", "HOME", "app_mode", "MY_VAR", "PERL_X"] {
             assert!(found.contains(name), "{name}");
         }
-        assert!(!found.contains("plain") && !mentioned(text, false).unwrap().contains("MY_VAR"));
+        assert!(!found.contains("plain") && !mentioned(text, Language::Shell).contains("MY_VAR"));
+        for text in [
+            "exists $ENV{HOME}",
+            "@ENV{qw(USER HOME)}",
+            "process.env.HOME",
+            "puts $env(HOME)",
+            "ifdef HOME",
+            "ifndef\tHOME",
+            "$(origin HOME)",
+            "$(value HOME)",
+            "$(call HOME)",
+            "[[ -v HOME ]]",
+            "$((HOME+1))",
+            "echo ${!HOME}",
+            "ls ~/x",
+        ] {
+            assert!(mentioned(text.as_bytes(), Language::Shell).contains("HOME"), "{text}");
+        }
+        for text in ["HOME=x; export HOME", "echo a~/b", "$", "${", "ENV{", "(("] {
+            assert!(mentioned(text.as_bytes(), Language::Shell).is_empty(), "{text}");
+        }
     }
 
     #[test]
@@ -303,19 +396,23 @@ mod tests {
             "ENVIRON[\"X\"]",
             "ENVIRONMENT",
         ] {
-            assert!(mentioned(text.as_bytes(), true).is_some(), "{text}");
+            assert!(!uses_all(text.as_bytes(), Language::Table), "{text}");
         }
         for text in [
             "keys %ENV",
+            "keys %main::ENV",
             "for k in os.environ:",
             "dict(os.environ)",
             "Object.keys(process.env)",
             "ENV.each",
             "for (n in ENVIRON)",
         ] {
-            assert!(mentioned(text.as_bytes(), true).is_none(), "{text}");
-            assert!(mentioned(text.as_bytes(), false).is_some(), "{text} in a shell");
+            assert!(uses_all(text.as_bytes(), Language::Table), "{text}");
+            assert!(!uses_all(text.as_bytes(), Language::Shell), "{text} in a shell");
         }
+        let text = b"$(foreach v,$(.VARIABLES),$(v))";
+        assert!(uses_all(text, Language::Make) && !uses_all(text, Language::Shell));
+        assert!(uses_all(b"echo ${!A*}", Language::Shell));
     }
 
     #[test]

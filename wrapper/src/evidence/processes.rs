@@ -1,7 +1,9 @@
 //! Who did it: programs, and what their calls tell.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use kache_trace::{How, Object, What};
@@ -166,6 +168,10 @@ impl Reader<'_> {
         self.name_of(process).is_some_and(|name| name.ends_with("awk"))
     }
 
+    pub(super) fn is_make(&self, process: u32) -> bool {
+        self.name_of(process).is_some_and(|name| matches!(&*name, "make" | "gmake" | "bmake" | "remake"))
+    }
+
     /// Words and scripts that an interpreter was given.
     pub(super) fn text_of(&self, process: u32) -> Vec<u8> {
         let mut text = Vec::new();
@@ -180,16 +186,54 @@ impl Reader<'_> {
         let read = self.account.accesses.iter().filter(|a| a.process == process && !is_its_own(&a.path));
         for access in read.filter(|a| matches!(a.how, How::Read | How::Exec)) {
             let path = &access.path;
-            let is_small = || path.metadata().is_ok_and(|m| m.is_file() && m.len() <= MAX_SCRIPT);
-            if !self.scene.is_of_the_system(path) && !self.scene.in_own_toolchain(path) && is_small() {
-                let bytes = std::fs::read(path).unwrap_or_default();
-                if !bytes[..bytes.len().min(512)].contains(&0) {
-                    text.extend(bytes);
-                    text.push(b'\n');
-                }
+            if !self.scene.is_of_the_system(path) && !self.scene.in_own_toolchain(path) {
+                add_script(path, false, &mut text);
             }
         }
         text
+    }
+
+    /// Files whose text an interpreter may have got through a pipe.
+    pub(super) fn piped_text(&self) -> Vec<u8> {
+        let hands_on = |n: usize| {
+            let name = self.name_of(n as u32).unwrap_or_default();
+            matches!(&*name, "cat" | "head" | "m4" | "sed" | "tail")
+        };
+        let who: Vec<bool> = (0..self.account.processes.len()).map(hands_on).collect();
+        let read = self.account.accesses.iter().filter(|a| a.how == How::Read);
+        let read = read.filter(|a| who.get(a.process as usize).is_some_and(|is_one| *is_one));
+        let paths: BTreeSet<&Path> = read.map(|a| &*a.path).collect();
+        let mut text = Vec::new();
+        for path in paths.into_iter().filter(|path| !self.scene.is_of_the_system(path)) {
+            add_script(path, false, &mut text);
+        }
+        text
+    }
+
+    /// Scripts among the programs of the system that an interpreter read (`autoconf`, `pod2man`).
+    pub(super) fn scripts_of_the_system(&self, process: u32) -> Vec<u8> {
+        let mut text = Vec::new();
+        let read = self.account.accesses.iter().filter(|a| a.process == process);
+        for access in read.filter(|a| matches!(a.how, How::Read | How::Exec)) {
+            if self.scene.is_of_the_system(&access.path) {
+                add_script(&access.path, true, &mut text);
+            }
+        }
+        text
+    }
+}
+
+fn add_script(path: &Path, executable: bool, text: &mut Vec<u8>) {
+    let is_one = |m: &std::fs::Metadata| {
+        m.is_file() && m.len() <= MAX_SCRIPT && (!executable || m.permissions().mode() & 0o111 != 0)
+    };
+    if !path.metadata().is_ok_and(|m| is_one(&m)) {
+        return;
+    }
+    let bytes = std::fs::read(path).unwrap_or_default();
+    if !bytes[..bytes.len().min(512)].contains(&0) {
+        text.extend(bytes);
+        text.push(b'\n');
     }
 }
 
@@ -205,7 +249,7 @@ fn shell_tells_moment(text: &[u8]) -> bool {
 }
 
 /// Scripts are searched for names up to this size. Bytes.
-const MAX_SCRIPT: u64 = 1 << 20;
+const MAX_SCRIPT: u64 = 4 << 20;
 
 /// Compilers and their friends, by their names without a target before and a version behind.
 pub(super) fn is_build_tool(name: &str) -> bool {

@@ -201,9 +201,19 @@ impl Story {
         self.read().expect("something proven")
     }
 
-    /// Without the one that everything has which starts programs.
+    /// Without those that everything has which starts programs, and what texts name.
     fn inputs(&self) -> Vec<Input> {
-        self.evidence().inputs.into_iter().filter(|input| *input != Input::LibraryPath).collect()
+        let everybody = [Input::LibraryPath, Input::Env("POSIXLY_CORRECT".into())];
+        let is_own = |input: &Input| !matches!(input, Input::EnvAmong(_)) && !everybody.contains(input);
+        self.evidence().inputs.into_iter().filter(is_own).collect()
+    }
+
+    /// May a text that an interpreter was given name a variable?
+    fn may_name(&self, name: &str) -> bool {
+        self.evidence().inputs.iter().any(|input| match input {
+            Input::EnvAmong(filter) => crate::names::may_name(filter, name.as_bytes()),
+            _ => false,
+        })
     }
 
     /// Why nothing is proven.
@@ -476,20 +486,117 @@ fn variables_of_a_session_count_for_who_asks_by_name() {
 fn of_a_whole_environment_counts_what_the_words_name() {
     let mut s = Story::script();
     s.process("/usr/bin/dash", &["sh", "-c", "echo ${OTHER}"], Some(0));
-    s.has_all("/usr/bin/dash", &["sh", "-c", "echo ${MODE} $MAKEFLAGS \"WORD\""]);
-    assert_eq!(s.inputs(), [Input::Env("MODE".into())]);
+    assert!(!s.may_name("OTHER"));
+    s.has_all("/usr/bin/dash", &["sh", "-c", "echo ${MODE} ${TERM} $MAKEFLAGS \"SHELL\""]);
+    assert_eq!(s.inputs(), [Input::Env("TERM".into())]);
+    assert!(s.may_name("MODE") && !s.may_name("OTHER"));
     for (program, words) in [
-        ("/usr/bin/perl", &["perl", "-e", "$ENV{'MODE'}"][..]),
-        ("/usr/bin/mawk", &["awk", "BEGIN { print ENVIRON[\"MODE\"] }"]),
-        ("/usr/bin/printenv", &["printenv", "MODE"]),
+        ("/usr/bin/perl", &["perl", "-e", "$ENV{MODE} + $ENV{'TERM'}"][..]),
+        ("/usr/bin/mawk", &["awk", "BEGIN { print ENVIRON[\"MODE\"] ENVIRON[\"TERM\"] }"]),
+        ("/usr/bin/printenv", &["printenv", "MODE", "TERM"]),
+        ("/usr/bin/make", &["make", "X=$(origin TERM)$(flavor MODE)"]),
     ] {
         let mut s = Story::script();
         s.has_all(program, words);
-        assert!(s.inputs().contains(&Input::Env("MODE".into())), "{program}");
+        assert!(s.may_name("MODE") && s.inputs().contains(&Input::Env("TERM".into())), "{program}");
     }
     let mut s = Story::script();
-    s.has_all("/usr/bin/mawk", &["awk", "/\"WORD\"/"]);
+    s.has_all("/usr/bin/mawk", &["awk", "/\"TERM\"/"]);
     s.has_all("/usr/bin/make", &["make", "\"ENVIRON\"", "printenv"]);
+    assert_eq!(s.inputs(), []);
+}
+
+#[test]
+fn a_variable_of_the_session_counts_where_a_text_of_an_own_interpreter_asks_for_it() {
+    let mut s = Story::script();
+    let python = s.write("tools/python3", "ELF");
+    s.process(&python, &["python3", "-c", "os.environ['TERM'] + os.environ['MODE']"], Some(0));
+    assert_eq!(s.inputs(), [Input::Env("TERM".into()), Input::EnvNamedBy(s.template("tools/python3"))]);
+}
+
+#[test]
+fn interpreters_read_some_variables_for_themselves() {
+    for (program, names) in [
+        ("make", &["CFLAGS", "LINK.c", "MAKEFILES"][..]),
+        ("dash", &["CDPATH", "ENV", "BASH_FUNC_ls%%", "TZ"]),
+        ("perl", &["TZ"]),
+        ("cp", &[]),
+    ] {
+        let mut s = Story::script();
+        s.has_all(Path::new("/usr/bin").join(program), &[program]);
+        for name in ["CFLAGS", "LINK.c", "MAKEFILES", "CDPATH", "ENV", "BASH_FUNC_ls%%", "TZ"] {
+            assert_eq!(s.may_name(name), names.contains(&name), "{program} {name}");
+        }
+        assert!(s.evidence().inputs.contains(&Input::Env("POSIXLY_CORRECT".into())));
+    }
+    assert!(!Story::compile().evidence().inputs.contains(&Input::Env("POSIXLY_CORRECT".into())));
+}
+
+#[test]
+fn names_of_places_are_not_among_what_texts_name() {
+    let filter = || {
+        let mut s = Story::script();
+        let (dir, other) = (s.dir.path().display().to_string(), s.elsewhere("").display().to_string());
+        s.has_all("/usr/bin/dash", &["sh", "-c", &format!("cc {dir}/src/x.c -o {other}x.o /tmpdir/$MODE")]);
+        assert!(s.may_name("MODE") && s.may_name("tmpdir") && s.may_name("src"));
+        let inputs = s.evidence().inputs;
+        inputs.into_iter().find(|input| matches!(input, Input::EnvAmong(_))).unwrap()
+    };
+    assert_eq!(filter(), filter());
+}
+
+#[test]
+fn an_interpreter_may_have_text_through_a_pipe() {
+    let mut s = Story::script();
+    let (file, other) = (s.write("src/x.sh", "echo $MODE"), s.write("src/y.sh", "echo $OTHER"));
+    let [cat, cc] = ["cat", "cc"].map(|name| s.process(format!("/usr/bin/{name}"), &[name], Some(0)));
+    s.does(cat, How::Read, file).does(cc, How::Read, other);
+    assert!(!s.may_name("MODE"));
+    s.has_all("/usr/bin/dash", &["sh"]);
+    assert!(s.may_name("MODE") && !s.may_name("OTHER"));
+}
+
+#[test]
+fn what_a_build_tool_reads_is_no_text() {
+    let mut s = Story::script();
+    let file = s.write("src/x.c", "MODE $OTHER");
+    let cc = s.has_all("/usr/bin/cc", &["cc", "-DWORD"]);
+    s.does(cc, How::Read, &file);
+    assert!(!s.may_name("MODE") && s.may_name("OTHER") && !s.may_name("DWORD"));
+    let other = s.has_all("/usr/bin/expect-lite", &["expect-lite"]);
+    s.does(other, How::Read, file);
+    assert!(s.may_name("MODE"));
+}
+
+#[test]
+fn whoever_uses_all_variables_or_says_more_than_is_seen_is_not_stored() {
+    for (program, words, is_stored) in [
+        ("make", "$(foreach v,$(.VARIABLES),$v)", false),
+        ("dash", "echo $(.VARIABLES)", true),
+        ("perl", "keys %ENV", false),
+        ("dash", "keys %ENV", true),
+    ] {
+        let mut s = Story::script();
+        s.has_all(Path::new("/usr/bin").join(program), &[program, "-e", words]);
+        assert_eq!(s.read().is_ok(), is_stored, "{program} {words}");
+    }
+    for (words, is_stored) in
+        [(["sh", "-c", "x"], false), (["make", "x", "-k"], false), (["sh", "./x", "-c"], true)]
+    {
+        let mut s = Story::script();
+        let process = s.has_all(Path::new("/usr/bin").join(words[0]), &words);
+        s.account.processes[process as usize].argv_cut = true;
+        assert_eq!(s.read().is_ok(), is_stored, "{words:?}");
+    }
+}
+
+#[test]
+fn arguments_of_scripts_count_for_what_macros_run() {
+    let mut s = Story::compile();
+    s.has_all("/usr/bin/make", &["make", "ifdef CARGO_PKG_NAME"]);
+    assert_eq!(s.inputs(), [Input::Env("CARGO_PKG_NAME".into())]);
+    let mut s = Story::script();
+    s.has_all("/usr/bin/make", &["make", "ifdef CARGO_PKG_NAME"]);
     assert_eq!(s.inputs(), []);
 }
 
@@ -1072,7 +1179,5 @@ fn scripts_of_the_user_name_variables_and_others_do_not() {
     put(&other, "echo $OTHER");
     let sh = s.has_all("/usr/bin/dash", &["sh", "x.sh"]);
     s.does(sh, How::Read, own).does(sh, How::Read, other).does(sh, How::Read, "/etc/profile");
-    let mut found = s.inputs();
-    found.retain(|input| matches!(input, Input::Env(_)));
-    assert_eq!(found, [Input::Env("MODE".into())]);
+    assert!(s.may_name("MODE") && !s.may_name("OTHER"));
 }
