@@ -39,6 +39,14 @@ fn build_scripts() {
             .not_stored(),
         )
         .add(
+            script(
+                "prefix_os",
+                r#"only_script(); set(env::vars_os().filter(|(n, _)| n.to_str().is_some_and(|n| n.starts_with("OSPREFIX_"))).count().to_string());"#,
+            )
+            .vars("OSPREFIX_NEW", None, Some("1"))
+            .not_stored(),
+        )
+        .add(
             script("by_shell", r#"only_script(); set(prints(&["sh", "-c", "echo $FOR_SHELL"]));"#)
                 .var("FOR_SHELL", "1", "2"),
         )
@@ -329,10 +337,23 @@ pub fn revision(i: TokenStream) -> TokenStream {
 }
 "#;
 
+/// Nothing else in it goes over all variables.
+const MACRO_OS: &str = r#"extern crate proc_macro;
+use proc_macro::TokenStream;
+
+#[proc_macro]
+pub fn with_prefix(i: TokenStream) -> TokenStream {
+    let prefix = i.to_string().trim_matches('"').to_owned();
+    let all = std::env::vars_os().filter(|(n, _)| n.to_str().is_some_and(|n| n.starts_with(&prefix)));
+    all.count().to_string().parse().unwrap()
+}
+"#;
+
 #[test]
 fn macros() {
     Table::new()
         .krate("mac", MACROS)
+        .krate("mac_os", MACRO_OS)
         .krate("between", "#[macro_export] macro_rules! baked { ($e:literal) => { mac::named!($e) }; }")
         .add(expands("by_caller", "named!(\"DATABASE_URL\")").var("DATABASE_URL", "old", "new"))
         .add(expands("appears", "named!(\"M_APPEARS\")").vars("M_APPEARS", None, Some("2")))
@@ -341,6 +362,13 @@ fn macros() {
         .add(expands("own_lower", "own_lower!()").var("macro_mode", "1", "2"))
         .add(expands("ending", "with_end!(\"queue\")").var("QUEUE_URL", "1", "2"))
         .add(expands("prefix", "with_prefix!(\"MPREFIX_\")").vars("MPREFIX_NEW", None, Some("2")).not_stored())
+        .add(
+            Variant::new("prefix_os")
+                .uses("mac_os")
+                .main("fn main() { println!(\"{}\", mac_os::with_prefix!(\"MOSPREFIX_\")); }")
+                .vars("MOSPREFIX_NEW", None, Some("2"))
+                .not_stored(),
+        )
         .add(expands("by_shell", "by_shell!(\"M_SHELL\")").var("M_SHELL", "1", "2"))
         .add(expands("stage", "mode_and_stage!()").var("STAGE", "1", "2"))
         .add(

@@ -17,6 +17,7 @@
 //!   watches them.
 
 mod account;
+mod callers;
 mod object;
 
 pub use account::{Access, Account, Call, How, Process, Variable, What};

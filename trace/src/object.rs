@@ -18,9 +18,9 @@ pub struct Object {
 }
 
 #[cfg(target_arch = "x86_64")]
-const MACHINE: u16 = elf::EM_X86_64;
+pub(crate) const MACHINE: u16 = elf::EM_X86_64;
 #[cfg(not(target_arch = "x86_64"))]
-const MACHINE: u16 = elf::EM_AARCH64;
+pub(crate) const MACHINE: u16 = elf::EM_AARCH64;
 
 impl Object {
     /// Reads a file. None: it is not an ELF file of this machine.

@@ -88,3 +88,69 @@ fn what_code_does() {
     let number = "int main(int c, char **v) { return c == 0x11050f11 || c == 0x11a20f11; }";
     assert_eq!(read(place.c("number", &["-O0"], number)), Object::default());
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_refers_to_a_name() {
+    const FILTERS: &str =
+        "env::vars_os().filter(|(k, _)| k.to_str().is_some_and(|k| k.starts_with(\"Q\"))).count()";
+    let place = Place::new();
+    let commands = "use std::process::Command; fn main() { Command::new(\"true\").env(\"A\", \"b\").status().unwrap(); }";
+    let filters = format!("use std::env; fn main() {{ println!(\"{{}}\", {FILTERS}); }}");
+    let points = "use std::env; static F: fn() -> env::VarsOs = env::vars_os; \
+        #[inline(never)] fn go(f: &fn() -> env::VarsOs) -> usize { f().count() } \
+        fn main() { println!(\"{}\", go(std::hint::black_box(&F))); }";
+    let in_table = "use std::env; static F: [(u8, fn() -> env::VarsOs); 2] = [(1, env::vars_os), (2, env::vars_os)]; \
+        fn main() { println!(\"{}\", std::hint::black_box(&F)[env::args().count()].1().count()); }";
+    let reads = "unsafe extern \"C\" { static environ: *const u8; } fn main() { println!(\"{:?}\", unsafe { environ }); }";
+    let is_all = |name: &str| name == "environ" || name.contains("vars_os");
+    let compile = |name: &str, options: &[&str], text: &str| {
+        let bytes = fs::read(place.rust(name, &[&["--edition=2024"], options].concat(), text)).unwrap();
+        let callers = Object::callers(&bytes, is_all)?;
+        Some(callers.iter().any(|caller| caller.contains("4main")))
+    };
+    let ways: &[&[&str]] = &[
+        &[],
+        &["-Copt-level=3"],
+        &["-Csymbol-mangling-version=v0"],
+        &["-Cprefer-dynamic", "-Copt-level=1"],
+        &["-Clink-arg=-Wl,-z,pack-relative-relocs"],
+    ];
+    for options in ways {
+        assert_eq!(compile("commands", options, commands), Some(false), "{options:?}");
+        assert_eq!(compile("filters", options, &filters), Some(true), "{options:?}");
+        assert_eq!(compile("points", options, points), Some(true), "{options:?}");
+        // Nobody refers to the second pointer.
+        assert_eq!(compile("in_table", options, in_table), None, "{options:?}");
+    }
+    assert_eq!(compile("reads", &[], reads), Some(true));
+    // `vars_os` is part of it then.
+    assert_eq!(compile("filters", &["-Copt-level=3", "-Clto=fat"], &filters), Some(true));
+    for untold in ["-Crelocation-model=static", "-Cstrip=symbols"] {
+        assert_eq!(compile("commands", &[untold], commands), None, "{untold}");
+    }
+    let none = place.c("none", &[], "int main() { return 0; }");
+    assert_eq!(Object::callers(&fs::read(none).unwrap(), is_all), Some(vec![]));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_refers_to_a_name_through_stubs() {
+    let place = Place::new();
+    let library =
+        place.c("libtaken.so", &["-shared", "-Wl,-soname,libtaken.so"], "int taken(void) { return 1; }");
+    let code = "int taken(void); int made(void) { return taken() + 1; } int main() { return 1 + made(); }";
+    for binding in ["-Wl,-z,lazy", "-Wl,-z,now"] {
+        for protection in ["none", "full"] {
+            let options =
+                [library.to_str().unwrap(), binding, "-fno-inline", &format!("-fcf-protection={protection}")];
+            let bytes = fs::read(place.c("program", &options, code)).unwrap();
+            let callers = |meant| Object::callers(&bytes, |name| name == meant);
+            assert_eq!(callers("taken"), Some(vec!["made"]), "{options:?}");
+            assert_eq!(callers("made"), Some(vec!["main"]), "{options:?}");
+            // From where there are no names.
+            assert_eq!(callers("nowhere"), Some(vec![]), "{options:?}");
+        }
+    }
+    assert_eq!(Object::callers(b"text", |_| true), None);
+}
