@@ -215,7 +215,7 @@ fn is_known(hash: u64) -> bool {
     false
 }
 
-fn hash(seed: u64, text: &[u8]) -> u64 {
+pub fn hash(seed: u64, text: &[u8]) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| {
         let product = (hash ^ word) as u128 * K as u128;

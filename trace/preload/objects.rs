@@ -5,7 +5,7 @@ use crate::format::{Entry, kind};
 use crate::{log, paths, sys};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 
 /// The object of code that belongs to no file.
 pub const UNKNOWN: u16 = u16::MAX;
@@ -15,10 +15,12 @@ struct Known {
     start: AtomicUsize,
     /// 0: not (or no longer) there.
     end: AtomicUsize,
+    /// Hash of its name.
+    name: AtomicU64,
 }
 
 static KNOWN: [Known; MOST] =
-    [const { Known { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; MOST];
+    [const { Known { start: AtomicUsize::new(0), end: AtomicUsize::new(0), name: AtomicU64::new(0) } }; MOST];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static LAST: AtomicUsize = AtomicUsize::new(0);
 /// Something was loaded since we looked.
@@ -89,6 +91,14 @@ unsafe extern "C" fn note(info: *const Info, _: usize, data: *mut c_void) -> c_i
         // The kernel's own object.
         return 0;
     }
+    // One that comes and goes has been reported.
+    let hash = log::hash(0, name);
+    let was_here = |known: &&Known| known.end.load(Acquire) == 0 && known.name.load(Relaxed) == hash;
+    if let Some(known) = KNOWN[..COUNT.load(Relaxed).min(MOST)].iter().find(was_here) {
+        known.start.store(start, Relaxed);
+        known.end.store(end, Release);
+        return 0;
+    }
     let index = COUNT.fetch_add(1, Relaxed);
     if index >= MOST {
         log::gap(b"too many libraries");
@@ -115,6 +125,7 @@ unsafe extern "C" fn note(info: *const Info, _: usize, data: *mut c_void) -> c_i
         // The program: its name was reported when it began.
         report(b"");
     }
+    KNOWN[index].name.store(hash, Relaxed);
     KNOWN[index].start.store(start, Relaxed);
     KNOWN[index].end.store(end, Release);
     0

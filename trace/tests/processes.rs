@@ -227,6 +227,29 @@ fn what_somebody_else_preloads() {
 }
 
 #[test]
+fn a_library_may_come_and_go_often() {
+    let place = Place::new();
+    let code = "#include <stdlib.h>\nvoid *ask(void) { return getenv(\"FROM_library\"); }";
+    let library = place.c("libopened.so", &["-shared", "-fPIC"], code);
+    let program = place.c(
+        "opens",
+        &["-ldl"],
+        r#"
+        #include <dlfcn.h>
+        int main() {
+            for (int i = 0; i < 2000; i++) {
+                void *library = dlopen("./libopened.so", RTLD_NOW);
+                if (!library) return 1;
+                ((void *(*)(void))dlsym(library, "ask"))();
+                dlclose(library);
+            }
+        }"#,
+    );
+    let account = complete(place.observe(&mut Command::new(&program)));
+    assert_eq!(asker(&account, "FROM_library"), Some(library));
+}
+
+#[test]
 fn libraries_and_who_asks() {
     let place = Place::new();
     let code = |name: &str| {
