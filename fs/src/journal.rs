@@ -44,6 +44,9 @@ impl Journal {
             }
             None if bytes.is_empty() || MAGIC.starts_with(&bytes) => {
                 file.write_all_at(MAGIC, 0)?;
+                // A journal that is there says that there may have been files: one without a beginning is damaged.
+                file.sync_data()?;
+                File::open(dir)?.sync_all()?;
                 (Vec::new(), MAGIC.len() as u64)
             }
             None => {

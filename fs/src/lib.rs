@@ -44,6 +44,7 @@ mod error;
 mod fds;
 mod journal;
 mod kernel;
+mod lease;
 mod mount;
 mod overlay;
 mod path;

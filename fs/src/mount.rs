@@ -328,6 +328,10 @@ fn dissolve(
     match leave {
         Leave::Files(policy) => {
             let report = overlay.materialize(policy)?;
+            // On one disk, nothing is on it before what was done before; on two, the journal goes last.
+            if rustix::fs::stat(state_dir).is_ok_and(|stat| stat.st_dev != overlay.device()) {
+                overlay.sync_upper()?;
+            }
             journal::remove(state_dir)?;
             Ok(report)
         }

@@ -191,6 +191,11 @@ impl Upper {
         })
     }
 
+    /// Moves a file back that was moved out.
+    pub fn rename_back(&self, dir: BorrowedFd<'_>, name: &OsStr, to: &[u8]) -> Result<()> {
+        self.at(to, |to_dir, to| fs::renameat(dir, name, to_dir, to))
+    }
+
     pub fn set_times(&self, path: &[u8], times: &Timestamps) -> Result<()> {
         self.at(path, |dir, path| fs::utimensat(dir, path, times, AtFlags::SYMLINK_NOFOLLOW))
     }

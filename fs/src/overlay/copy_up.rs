@@ -52,7 +52,9 @@ impl Overlay {
             self.fds.remove(Key::Blob(view.hash));
             return Err(FsError::new(Errno::IO, "a blob is not as long as its view"));
         }
-        self.transfer(&blob, &temporary.file, wanted)
+        self.transfer(&blob, &temporary.file, wanted)?;
+        // The view may be on the disk; what takes its name must be, too.
+        Ok(temporary.file.sync_data()?)
     }
 
     /// Reflink, else copy.

@@ -10,6 +10,7 @@ use crate::error::{FsError, Result, not_found};
 use crate::path::RelPath;
 use crate::record::{Op, View};
 use crate::tree::Kind as NodeKind;
+use crate::upper::Temporary;
 
 /// May views that allow it become hard links to their blobs?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +30,35 @@ pub struct Materialized {
     pub lost: u64,
 }
 
+#[derive(Clone, Copy)]
 enum Way {
     Reflinked,
     Linked,
     Copied,
+}
+
+/// A file with the bytes of a view, to be given its names.
+struct RealCopy {
+    ino: u64,
+    view: View,
+    names: Vec<RelPath>,
+    temporary: Temporary,
+    way: Way,
+}
+
+/// Files that are on the disk with one call. Each is open until then.
+const BATCH: usize = 128;
+/// As many are quicker one by one than with everything else that waits for the disk.
+const FEW: usize = 8;
+
+impl Materialized {
+    fn count(&mut self, way: Way) {
+        match way {
+            Way::Reflinked => self.reflinked += 1,
+            Way::Linked => self.linked += 1,
+            Way::Copied => self.copied += 1,
+        }
+    }
 }
 
 impl Overlay {
@@ -48,22 +74,116 @@ impl Overlay {
             .map(|(ino, _)| ino)
             .collect();
         views.sort_unstable();
-        for ino in views {
-            self.load_parents(&mut state, ino)?;
-            // The upper may have had it all the time.
-            let Some(view) = state.tree.node(ino).and_then(|n| n.view()).cloned() else { continue };
-            match self.materialize_one(&mut state, ino, &view, policy) {
-                Ok(Way::Reflinked) => report.reflinked += 1,
-                Ok(Way::Linked) => report.linked += 1,
-                Ok(Way::Copied) => report.copied += 1,
-                Err(error) if error.is(Errno::IO) || error.is_not_found() => {
-                    tracing::error!(path = ?state.tree.paths(ino), %error, "a view cannot be made real");
-                    report.lost += 1;
+        for batch in views.chunks(BATCH) {
+            let mut copies = Vec::new();
+            let done = batch
+                .iter()
+                .try_for_each(|ino| self.make_real(&mut state, *ino, policy, &mut copies, &mut report))
+                .and_then(|()| self.sync(&copies));
+            for copy in copies {
+                if done.is_ok() {
+                    self.install_real(&mut state, &copy)?;
+                    report.count(copy.way);
                 }
-                Err(error) => return Err(error),
+                self.upper.finish(&copy.temporary);
             }
+            done?;
         }
         Ok(report)
+    }
+
+    /// Makes a file with the bytes of a view: in its place if it is a link, else one that has to be installed.
+    fn make_real(
+        &self,
+        state: &mut State,
+        ino: u64,
+        policy: LinkPolicy,
+        copies: &mut Vec<RealCopy>,
+        report: &mut Materialized,
+    ) -> Result<()> {
+        self.load_parents(state, ino)?;
+        // The upper may have had it all the time.
+        let Some(view) = state.tree.node(ino).and_then(|n| n.view()).cloned() else { return Ok(()) };
+        let names = state.tree.paths(ino);
+        match self.copy_of(&view, &names, policy) {
+            Ok(Some((temporary, way))) => copies.push(RealCopy { ino, view, names, temporary, way }),
+            Ok(None) => {
+                self.note_real(state, ino, names)?;
+                report.count(Way::Linked);
+            }
+            Err(error) if error.is(Errno::IO) || error.is_not_found() => {
+                tracing::error!(path = ?names, %error, "a view cannot be made real");
+                report.lost += 1;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// `None`: links to the blob are at the names.
+    fn copy_of(
+        &self,
+        view: &View,
+        names: &[RelPath],
+        policy: LinkPolicy,
+    ) -> Result<Option<(Temporary, Way)>> {
+        let blob = self.blobs.open(&view.hash)?;
+        let stat = rustix::fs::fstat(&blob)?;
+        if stat.st_size as u64 != view.size {
+            return Err(FsError::new(Errno::IO, "a blob is not as long as its view"));
+        }
+        let temporary = self.upper.temporary()?;
+        let filled = (|| {
+            match rustix::fs::ioctl_ficlone(&temporary.file, &blob) {
+                Ok(()) => return Ok(Some(Way::Reflinked)),
+                Err(_) if policy == LinkPolicy::WhereAllowed && view.link_ok => {
+                    let same_mode = (view.mode & 0o111 != 0) == (stat.st_mode & 0o111 != 0);
+                    if same_mode && stat.st_nlink == 1 && self.link_blob(view, &blob, names)? {
+                        return Ok(None);
+                    }
+                }
+                Err(_) => {}
+            }
+            self.transfer(&blob, &temporary.file, view.size)?;
+            Ok(Some(Way::Copied))
+        })();
+        match filled {
+            Ok(Some(way)) => Ok(Some((temporary, way))),
+            other => {
+                self.upper.finish(&temporary);
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// The bytes of copies are on the disk before they take the place of views that may be.
+    fn sync(&self, copies: &[RealCopy]) -> Result<()> {
+        if copies.len() > FEW {
+            return Ok(rustix::fs::syncfs(self.upper.root())?);
+        }
+        copies.iter().try_for_each(|copy| Ok(copy.temporary.file.sync_data()?))
+    }
+
+    fn install_real(&self, state: &mut State, copy: &RealCopy) -> Result<()> {
+        let RealCopy { ino, view, names, temporary, .. } = copy;
+        let file = &temporary.file;
+        let _ = rustix::fs::fchown(file, Some(Uid::from_raw(view.uid)), Some(Gid::from_raw(view.gid)));
+        rustix::fs::fchmod(file, Mode::from_raw_mode(view.mode))?;
+        rustix::fs::futimens(file, &Timestamps { last_access: view.atime, last_modification: view.mtime })?;
+        for name in names {
+            let (dir, _) = name.split().ok_or_else(not_found)?;
+            self.upper.keep_mtime(dir, || self.upper.install(temporary, name.as_bytes()))?;
+        }
+        self.note_real(state, *ino, names.clone())
+    }
+
+    fn note_real(&self, state: &mut State, ino: u64, names: Vec<RelPath>) -> Result<()> {
+        let real = self.upper.real(names.first().ok_or_else(not_found)?.as_bytes()).ok_or_else(not_found)?;
+        let unlinks: Vec<Op> = names.into_iter().map(|path| Op::Unlink { path }).collect();
+        state.journal.append(&unlinks)?;
+        let file_type = rustix::fs::FileType::RegularFile;
+        state.tree.replace_kind(ino, NodeKind::Upper(crate::tree::Upper { real, file_type, held: None }));
+        Ok(())
     }
 
     fn load_parents(&self, state: &mut State, ino: u64) -> Result<()> {
@@ -72,60 +192,6 @@ impl Overlay {
                 Err(error) if error.is_not_found() || error.is(Errno::NOTDIR) => {}
                 other => _ = other?,
             }
-        }
-        Ok(())
-    }
-
-    fn materialize_one(&self, state: &mut State, ino: u64, view: &View, policy: LinkPolicy) -> Result<Way> {
-        let names = state.tree.paths(ino);
-        let temporary = self.upper.temporary()?;
-        let made = (|| {
-            let blob = self.blobs.open(&view.hash)?;
-            let stat = rustix::fs::fstat(&blob)?;
-            if stat.st_size as u64 != view.size {
-                return Err(FsError::new(Errno::IO, "a blob is not as long as its view"));
-            }
-            match rustix::fs::ioctl_ficlone(&temporary.file, &blob) {
-                Ok(()) => return Ok(Way::Reflinked),
-                Err(_) if policy == LinkPolicy::WhereAllowed && view.link_ok => {
-                    let same_mode = (view.mode & 0o111 != 0) == (stat.st_mode & 0o111 != 0);
-                    if same_mode && stat.st_nlink == 1 && self.link_blob(view, &blob, &names)? {
-                        return Ok(Way::Linked);
-                    }
-                }
-                Err(_) => {}
-            }
-            self.transfer(&blob, &temporary.file, view.size)?;
-            Ok(Way::Copied)
-        })();
-        let done = match made {
-            Ok(Way::Linked) => Ok(Way::Linked),
-            Ok(way) => self.install_real(view, &temporary, &names).map(|()| way),
-            Err(error) => Err(error),
-        };
-        self.upper.finish(&temporary);
-        let way = done?;
-        let real = self.upper.real(names.first().ok_or_else(not_found)?.as_bytes()).ok_or_else(not_found)?;
-        let unlinks: Vec<Op> = names.into_iter().map(|path| Op::Unlink { path }).collect();
-        state.journal.append(&unlinks)?;
-        let file_type = rustix::fs::FileType::RegularFile;
-        state.tree.replace_kind(ino, NodeKind::Upper(crate::tree::Upper { real, file_type, held: None }));
-        Ok(way)
-    }
-
-    fn install_real(
-        &self,
-        view: &View,
-        temporary: &crate::upper::Temporary,
-        names: &[RelPath],
-    ) -> Result<()> {
-        let file = &temporary.file;
-        let _ = rustix::fs::fchown(file, Some(Uid::from_raw(view.uid)), Some(Gid::from_raw(view.gid)));
-        rustix::fs::fchmod(file, Mode::from_raw_mode(view.mode))?;
-        rustix::fs::futimens(file, &Timestamps { last_access: view.atime, last_modification: view.mtime })?;
-        for name in names {
-            let (dir, _) = name.split().ok_or_else(not_found)?;
-            self.upper.keep_mtime(dir, || self.upper.install(temporary, name.as_bytes()))?;
         }
         Ok(())
     }

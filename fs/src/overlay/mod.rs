@@ -69,6 +69,8 @@ pub(crate) struct Overlay {
     clock: Clock,
     kernel: OnceLock<Box<dyn Kernel>>,
     born: Instant,
+    /// The same on the clock of the upper's file system.
+    since: Timespec,
     /// Milliseconds after birth of the last change that came through the mount.
     activity: AtomicU64,
     /// Grows when something gets a name or loses it.
@@ -99,6 +101,7 @@ impl Overlay {
         let (journal, frames) = Journal::open(state_dir)?;
         let tree = recover::replay(&frames);
         let clock = Clock::new(&upper)?;
+        let since = clock.now()?;
         let overlay = Overlay {
             state: RwLock::new(State { tree, journal }),
             upper,
@@ -107,6 +110,7 @@ impl Overlay {
             clock,
             kernel: OnceLock::new(),
             born: Instant::now(),
+            since,
             activity: AtomicU64::new(0),
             names: AtomicU64::new(0),
             cross_device: false.into(),
@@ -293,6 +297,11 @@ impl Overlay {
 
     fn gate(&self, ino: u64) -> Result<Arc<Gate>> {
         Ok(self.state.read().node(ino)?.gate())
+    }
+
+    /// Makes everything in the upper durable.
+    pub fn sync_upper(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(self.upper.root())?)
     }
 
     /// Makes the journal durable.

@@ -4,6 +4,7 @@
 //! begin_seal   the reader, and the version of the bytes that it reads
 //!   (hash the bytes, no lock held)
 //! commit       gate.writers (exclusive): no write is under way, and none was since begin
+//!              a read lease: nobody has the file open for writing past the mount
 //!                state: journal { File, Link…, Redo::Seal }, rename into the store, the node becomes a view
 //! ```
 //! A write that comes later finds a view and copies up. If the process dies in between, recovery finds either the blob
@@ -21,9 +22,10 @@ use blake3::Hash;
 use rustix::fs::{FileType, Mode, Stat, Timespec};
 use rustix::io::Errno;
 
-use super::{Overlay, State};
+use super::{Location, Overlay, State};
 use crate::error::{FsError, not_found};
 use crate::fds::Key;
+use crate::lease::Lease;
 use crate::path::RelPath;
 use crate::record::{Op, Redo, View};
 use crate::tree::{Gate, Kind as NodeKind};
@@ -43,6 +45,9 @@ pub enum SealError {
     /// It has hard links that this mount does not see, so that it can still be written from outside.
     #[error("the file has hard links outside of the mount")]
     ForeignLinks,
+    /// Somebody has it open for writing: since before the mount, or past it.
+    #[error("the file is open for writing")]
+    InUse,
     /// It has extended attributes, which a view cannot show.
     #[error("the file has extended attributes")]
     ExtendedAttributes,
@@ -74,7 +79,35 @@ pub struct SealTicket {
     pub size: u64,
     /// Any execute bit.
     pub executable: bool,
+    /// It was on the disk before the mount, or was promised to be there.
+    is_durable: bool,
 }
+
+/// A file that may become a blob.
+struct Hashed {
+    ticket: SealTicket,
+    hash: Hash,
+    size: u64,
+    link_ok: bool,
+}
+
+/// One that nobody writes.
+struct Prepared<'a> {
+    hashed: &'a Hashed,
+    /// The store has these bytes already.
+    present: bool,
+    lease: Lease,
+}
+
+/// One that the journal calls a blob.
+struct Staged<'a> {
+    prepared: Prepared<'a>,
+    view: View,
+    names: Vec<RelPath>,
+}
+
+/// Files that become blobs with one write to the journal.
+const BATCH: usize = 128;
 
 impl std::fmt::Debug for SealTicket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -147,11 +180,23 @@ impl Overlay {
             NodeKind::Upper(upper) if upper.file_type == FileType::RegularFile => upper.real,
             _ => return Err(SealError::NotAFile),
         };
-        let file = self.open_upper(&state, ino, false)?;
-        let stat = rustix::fs::fstat(&*file)?;
-        let executable = stat.st_mode & 0o111 != 0;
+        // One that cannot write: nobody may, when the file becomes a blob.
+        let file = match self.location(&state, ino)? {
+            Location::Path(path) => self.upper.open_file(&path, false)?,
+            Location::Held(held) => self.upper.open_held(&held, false)?,
+        };
+        let stat = rustix::fs::fstat(&file)?;
         drop(state);
-        Ok(SealTicket { ino, real, version, gate, file, size: stat.st_size as u64, executable })
+        Ok(SealTicket {
+            ino,
+            real,
+            version,
+            is_durable: gate.synced.load(Ordering::Relaxed) || changed(&stat) < self.since,
+            gate,
+            file: Arc::new(file),
+            size: stat.st_size as u64,
+            executable: stat.st_mode & 0o111 != 0,
+        })
     }
 
     /// Makes the file a blob and a view of it, unless anything has happened to it since the beginning.
@@ -162,102 +207,127 @@ impl Overlay {
         size: u64,
         link_ok: bool,
     ) -> Result<(), SealError> {
-        let _no_writers = ticket.gate.writers.write();
-        let mut present = self.blobs.contains(&hash, size);
+        let mut hashed = [Hashed { ticket, hash, size, link_ok }];
         loop {
-            if ticket.is_outdated() {
-                return Err(SealError::Changed);
-            }
-            if !present && self.cross_device.load(Ordering::Relaxed) {
-                self.blobs.insert_copy(&hash, size, ticket.executable, &ticket.file)?;
-                present = true;
-            }
-            let mut state = self.state.write();
-            match self.commit_locked(&mut state, &ticket, hash, size, link_ok, present) {
-                Err(SealError::Fs(error)) if error.is(Errno::XDEV) && !present => {
-                    self.cross_device.store(true, Ordering::Relaxed);
-                }
-                other => return other,
+            // A file that was promised to be on the disk, or was there before the mount, is not to be lost.
+            let durable = hashed[0].ticket.is_durable;
+            match self.commit(&mut hashed, durable).pop() {
+                Some(Err(SealError::Fs(error)))
+                    if error.is(Errno::XDEV) && !self.cross_device.swap(true, Ordering::Relaxed) => {}
+                other => return other.unwrap_or(Ok(())),
             }
         }
     }
 
-    fn commit_locked(
-        &self,
-        state: &mut State,
-        ticket: &SealTicket,
-        hash: Hash,
-        size: u64,
-        link_ok: bool,
-        present: bool,
-    ) -> Result<(), SealError> {
-        let ino = ticket.ino;
-        let node = state.tree.node(ino).ok_or(SealError::Changed)?;
-        if node.upper().is_none_or(|u| u.real != ticket.real || u.held.is_some()) {
+    /// Commits many seals with one frame of the journal. If `durable`, the frame is on the disk before the first file
+    /// goes: a file that was there stays there, whenever the power fails.
+    fn commit(&self, hashed: &mut [Hashed], durable: bool) -> Vec<Result<(), SealError>> {
+        hashed.sort_by_key(|h| h.ticket.ino);
+        let gates: Vec<Arc<Gate>> = hashed.iter().map(|h| h.ticket.gate.clone()).collect();
+        // One waits for its writers. With several, nobody is to wait for a writer of another file.
+        let is_one = gates.len() == 1;
+        let no_writers: Vec<_> = gates
+            .iter()
+            .map(|gate| if is_one { Some(gate.writers.write()) } else { gate.writers.try_write() })
+            .collect();
+        let prepared: Vec<Result<Prepared<'_>, SealError>> = hashed
+            .iter()
+            .zip(&no_writers)
+            .map(|(h, quiet)| match quiet {
+                Some(_) => self.prepare(h, durable),
+                None => Err(SealError::Changed),
+            })
+            .collect();
+        // What is written before the state is locked need not be written while it is.
+        let before = if durable { self.sync_journal() } else { Ok(()) };
+        let mut state = self.state.write();
+        let mut ops = Vec::new();
+        let staged: Vec<Result<Staged<'_>, SealError>> =
+            prepared.into_iter().map(|p| p?.stage(&state, &mut ops)).collect();
+        let written = before.and_then(|()| {
+            state.journal.append(&ops)?;
+            if durable { Ok(state.journal.sync()?) } else { Ok(()) }
+        });
+        let mut undo = Vec::new();
+        let done = staged
+            .into_iter()
+            .map(|seal| {
+                let seal = seal?;
+                let taken = match &written {
+                    Ok(()) => self.take_away(&seal),
+                    Err(error) => Err(SealError::Fs(error.clone())),
+                };
+                if let Err(error) = taken {
+                    undo.extend(seal.names.iter().map(|path| Op::Unlink { path: path.clone() }));
+                    let file = &seal.prepared.hashed.ticket.file;
+                    let _ = rustix::fs::fchmod(&**file, Mode::from_raw_mode(seal.view.mode));
+                    return Err(error);
+                }
+                let ino = seal.prepared.hashed.ticket.ino;
+                self.fds.remove(Key::Upper(ino));
+                state.tree.replace_kind(ino, NodeKind::View(Box::new(seal.view)));
+                Ok(())
+            })
+            .collect();
+        // Last, since recovery finishes what the last frame says.
+        if let Err(error) = state.journal.append(&undo) {
+            tracing::error!(%error, "the journal has views that are none");
+        }
+        done
+    }
+
+    /// What can take its time and needs no lock but the file's own.
+    fn prepare<'a>(&self, hashed: &'a Hashed, durable: bool) -> Result<Prepared<'a>, SealError> {
+        let Hashed { ticket, hash, size, .. } = hashed;
+        if ticket.is_outdated() {
             return Err(SealError::Changed);
         }
-        let names = state.tree.paths(ino);
-        let stat = rustix::fs::fstat(&*ticket.file)?;
-        if names.is_empty() || stat.st_size as u64 != size {
-            return Err(SealError::Changed);
+        let mut present = self.blobs.contains(hash, *size);
+        if !present && self.cross_device.load(Ordering::Relaxed) {
+            self.blobs.insert_copy(hash, *size, ticket.executable, &ticket.file)?;
+            present = true;
         }
-        if stat.st_nlink as u64 != names.len() as u64 {
-            return Err(SealError::ForeignLinks);
+        if present && durable {
+            // It takes the place of a file that was on the disk.
+            self.blobs.open(hash)?.sync_data()?;
         }
-        if rustix::fs::flistxattr_query(&*ticket.file).is_ok_and(|n| n > 0) {
-            return Err(SealError::ExtendedAttributes);
-        }
-        let view = view_of(&stat, hash, link_ok);
-        let redo = Redo::Seal { id: ino, real: ticket.real, mode: view.mode, names: names.clone() };
-        let mut ops = vec![Op::File { id: ino, view: view.clone() }];
-        ops.extend(names.iter().map(|path| Op::Link { path: path.clone(), id: ino }));
-        ops.push(Op::Redo(redo));
-        if ticket.gate.synced.load(Ordering::Relaxed) {
-            // It was promised to be on the disk: its new place must be there before the old one goes.
-            state.journal.append(&ops)?;
-            state.journal.sync()?;
-        } else {
-            state.journal.append(&ops)?;
-        }
-        if let Err(error) = self.take_away(&names, ticket, &view, present) {
-            let undo: Vec<Op> = names.into_iter().map(|path| Op::Unlink { path }).collect();
-            state.journal.append(&undo)?;
-            let _ = rustix::fs::fchmod(&*ticket.file, Mode::from_raw_mode(view.mode));
-            return Err(error);
-        }
-        self.fds.remove(Key::Upper(ino));
-        state.tree.replace_kind(ino, NodeKind::View(Box::new(view)));
-        Ok(())
+        // Where writers of this mount were, a descriptor of its own may still be open.
+        self.fds.remove(Key::Upper(ticket.ino));
+        let lease = Lease::take_patiently(&ticket.file).map_err(in_use)?;
+        Ok(Prepared { hashed, present, lease })
     }
 
     /// Moves the file into the store (or, if its bytes are there already, removes it), name by name. The directories keep
     /// their times.
-    fn take_away(
-        &self,
-        names: &[RelPath],
-        ticket: &SealTicket,
-        view: &View,
-        present: bool,
-    ) -> Result<(), SealError> {
+    fn take_away(&self, seal: &Staged<'_>) -> Result<(), SealError> {
+        let Staged { prepared: Prepared { hashed, present, lease }, view, names } = seal;
+        let ticket = &hashed.ticket;
         let Some((first, rest)) = names.split_first() else { return Err(SealError::Changed) };
-        self.keeping_mtime(first, || {
-            if present {
-                return self.upper.unlink(first.as_bytes());
-            }
-            let executable = ticket.executable;
-            let slot = self.blobs.slot(&view.hash, executable)?;
-            let mode = if executable { 0o555 } else { 0o444 };
+        if *present {
+            self.keeping_mtime(first, || self.upper.unlink(first.as_bytes()))?;
+        } else {
+            let slot = self.blobs.slot(&view.hash, ticket.executable)?;
+            let mode = if ticket.executable { 0o555 } else { 0o444 };
             rustix::fs::fchmod(&*ticket.file, Mode::from_raw_mode(mode))?;
-            match self.upper.rename_out(first.as_bytes(), slot.dir.as_fd(), &slot.name) {
-                Err(error) if error.is(Errno::EXIST) && self.blobs.contains(&view.hash, view.size) => {
-                    self.upper.unlink(first.as_bytes())
+            let moved = self.keeping_mtime(first, || {
+                match self.upper.rename_out(first.as_bytes(), slot.dir.as_fd(), &slot.name) {
+                    Err(error) if error.is(Errno::EXIST) && self.blobs.contains(&view.hash, view.size) => {
+                        self.upper.unlink(first.as_bytes()).map(|()| false)
+                    }
+                    Err(error) if error.is(Errno::EXIST) => {
+                        Err(FsError::new(Errno::EXIST, "a damaged blob is in the way of a seal"))
+                    }
+                    other => other.map(|()| true),
                 }
-                Err(error) if error.is(Errno::EXIST) => {
-                    Err(FsError::new(Errno::EXIST, "a damaged blob is in the way of a seal"))
-                }
-                other => other,
+            })?;
+            if moved && !lease.holds() {
+                // Somebody who has found the file before opens it for writing.
+                self.keeping_mtime(first, || {
+                    self.upper.rename_back(slot.dir.as_fd(), &slot.name, first.as_bytes())
+                })?;
+                return Err(SealError::InUse);
             }
-        })?;
+        }
         for name in rest {
             // The first name is gone: the others must follow, or the blob could be written through them.
             if let Err(error) = self.keeping_mtime(name, || self.upper.unlink(name.as_bytes())) {
@@ -286,6 +356,7 @@ impl Overlay {
         let start = Instant::now();
         let mut report = Sealed { complete: true, ..Sealed::default() };
         self.load_all()?;
+        let mut hashed = Vec::new();
         for (ino, path) in self.candidates(older_than) {
             if start.elapsed() > budget {
                 report.complete = false;
@@ -294,33 +365,53 @@ impl Overlay {
             if !wanted(&path) {
                 continue;
             }
-            match self.seal_one(ino, older_than) {
-                Ok(Some(bytes)) => {
-                    report.files += 1;
-                    report.bytes += bytes;
-                }
-                Ok(None) => {}
+            match self.hash_quiet(ino, older_than) {
+                Ok(one) => hashed.extend(one),
                 Err(error) => {
                     tracing::debug!(%path, %error, "not sealed");
                     report.skipped += 1;
                 }
             }
+            if hashed.len() == BATCH {
+                self.commit_quiet(std::mem::take(&mut hashed), &mut report);
+            }
         }
+        self.commit_quiet(hashed, &mut report);
         Ok(report)
     }
 
-    fn seal_one(&self, ino: u64, older_than: Duration) -> Result<Option<u64>, SealError> {
+    fn hash_quiet(&self, ino: u64, older_than: Duration) -> Result<Option<Hashed>, SealError> {
         let ticket = self.begin_seal_of(ino)?;
         let stat = rustix::fs::fstat(ticket.file())?;
         if ticket.size == 0 || !is_older(&stat, older_than) {
             return Ok(None);
         }
-        let hash = ticket.hash()?;
-        let size = ticket.size;
-        self.commit_seal(ticket, hash, size, false)?;
-        // A file kept open for hashing only.
+        // Reading what cannot become a blob would be for nothing.
         self.fds.remove(Key::Upper(ino));
-        Ok(Some(size))
+        Lease::take(&ticket.file).map_err(in_use)?;
+        let (hash, size) = (ticket.hash()?, ticket.size);
+        Ok(Some(Hashed { ticket, hash, size, link_ok: false }))
+    }
+
+    fn commit_quiet(&self, mut hashed: Vec<Hashed>, report: &mut Sealed) {
+        let done = self.commit(&mut hashed, true);
+        for (one, result) in hashed.iter().zip(done) {
+            match result {
+                Ok(()) => {
+                    report.files += 1;
+                    report.bytes += one.size;
+                }
+                Err(error) => {
+                    if let SealError::Fs(error) = &error
+                        && error.is(Errno::XDEV)
+                    {
+                        self.cross_device.store(true, Ordering::Relaxed);
+                    }
+                    tracing::debug!(ino = one.ticket.ino, %error, "not sealed");
+                    report.skipped += 1;
+                }
+            }
+        }
     }
 
     fn candidates(&self, older_than: Duration) -> Vec<(u64, RelPath)> {
@@ -341,6 +432,51 @@ impl Overlay {
         }
         found.into_iter().collect()
     }
+}
+
+impl<'a> Prepared<'a> {
+    /// Looks at the file for the last time, and says what will be true of it.
+    fn stage(self, state: &State, ops: &mut Vec<Op>) -> Result<Staged<'a>, SealError> {
+        let Hashed { ticket, hash, size, link_ok } = self.hashed;
+        if ticket.is_outdated() {
+            return Err(SealError::Changed);
+        }
+        let ino = ticket.ino;
+        let node = state.tree.node(ino).ok_or(SealError::Changed)?;
+        if node.upper().is_none_or(|u| u.real != ticket.real || u.held.is_some()) {
+            return Err(SealError::Changed);
+        }
+        let names = state.tree.paths(ino);
+        let stat = rustix::fs::fstat(&*ticket.file)?;
+        if names.is_empty() || stat.st_size as u64 != *size {
+            return Err(SealError::Changed);
+        }
+        if stat.st_nlink as u64 != names.len() as u64 {
+            return Err(SealError::ForeignLinks);
+        }
+        if rustix::fs::flistxattr_query(&*ticket.file).is_ok_and(|n| n > 0) {
+            return Err(SealError::ExtendedAttributes);
+        }
+        if !self.lease.holds() {
+            return Err(SealError::InUse);
+        }
+        let view = view_of(&stat, *hash, *link_ok);
+        ops.push(Op::File { id: ino, view: view.clone() });
+        ops.extend(names.iter().map(|path| Op::Link { path: path.clone(), id: ino }));
+        ops.push(Op::Redo(Redo::Seal { id: ino, real: ticket.real, mode: view.mode, names: names.clone() }));
+        Ok(Staged { prepared: self, view, names })
+    }
+}
+
+fn in_use(error: std::io::Error) -> SealError {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock => SealError::InUse,
+        _ => error.into(),
+    }
+}
+
+fn changed(stat: &Stat) -> Timespec {
+    Timespec { tv_sec: stat.st_ctime, tv_nsec: stat.st_ctime_nsec as i64 }
 }
 
 fn is_older(stat: &Stat, than: Duration) -> bool {

@@ -23,7 +23,12 @@ pub struct Rig {
     // Before the directory it is in: dropped first.
     mount: Option<Mount>,
     pub blobs: Arc<DirBlobs>,
-    base: TempDir,
+    base: Base,
+}
+
+enum Base {
+    Own(TempDir),
+    Of(PathBuf),
 }
 
 impl Rig {
@@ -34,10 +39,20 @@ impl Rig {
     }
 
     pub fn unmounted() -> Rig {
-        let base = tempfile::Builder::new().prefix("kache-fs-").tempdir().unwrap();
+        Rig::unmounted_in(&std::env::temp_dir())
+    }
+
+    pub fn unmounted_in(dir: &Path) -> Rig {
+        let base = tempfile::Builder::new().prefix("kache-fs-").tempdir_in(dir).unwrap();
         let blobs = Arc::new(DirBlobs::new(base.path().join("blobs")).unwrap());
         fs::create_dir(base.path().join("target")).unwrap();
-        Rig { mount: None, blobs, base }
+        Rig { mount: None, blobs, base: Base::Own(base) }
+    }
+
+    /// What another one has left in a directory.
+    pub fn at(base: &Path) -> Rig {
+        let blobs = Arc::new(DirBlobs::new(base.join("blobs")).unwrap());
+        Rig { mount: None, blobs, base: Base::Of(base.to_owned()) }
     }
 
     pub fn start(&mut self) {
@@ -64,15 +79,18 @@ impl Rig {
     }
 
     pub fn base(&self) -> &Path {
-        self.base.path()
+        match &self.base {
+            Base::Own(dir) => dir.path(),
+            Base::Of(dir) => dir,
+        }
     }
 
     pub fn root(&self) -> PathBuf {
-        self.base.path().join("target")
+        self.base().join("target")
     }
 
     pub fn state(&self) -> PathBuf {
-        self.base.path().join("state")
+        self.base().join("state")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
