@@ -596,7 +596,7 @@ impl Cache for Engine {
             self.store.pin_soon(&pin_owner(&hosted.dir), [*hash.as_bytes()])?;
             match hosted.mount().commit_seal(ticket, hash, size, sharing == Sharing::Link) {
                 // The kernel hands on what a process wrote a moment after that process has ended.
-                Err(SealError::Changed) if tries < SEAL_TRIES => {
+                Err(SealError::Changed | SealError::InUse) if tries < SEAL_TRIES => {
                     tries += 1;
                     std::thread::sleep(SEAL_PAUSE * tries);
                 }
