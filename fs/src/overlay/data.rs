@@ -133,15 +133,20 @@ impl Overlay {
         if node.file_type() != FileType::RegularFile {
             return Err(FsError::new(Errno::INVAL, "only regular files have bytes"));
         }
-        let file = Arc::new(match self.location(state, ino)? {
-            Location::Path(path) => self.upper.open_file(&path, write)?,
-            Location::Held(held) => self.upper.open_held(&held, write)?,
-        });
+        let file = Arc::new(self.open_anew(state, ino, write)?);
         if write {
             refuse_shared(&file)?;
         }
         self.fds.put(Key::Upper(ino), file.clone(), write);
         Ok(file)
+    }
+
+    /// A descriptor that nobody else has.
+    pub(super) fn open_anew(&self, state: &State, ino: u64, write: bool) -> Result<File> {
+        match self.location(state, ino)? {
+            Location::Path(path) => self.upper.open_file(&path, write),
+            Location::Held(held) => self.upper.open_held(&held, write),
+        }
     }
 
     /// The upper file, open for writing; `None` if the bytes are still a blob's.

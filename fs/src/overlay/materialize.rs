@@ -76,14 +76,13 @@ impl Overlay {
         views.sort_unstable();
         for batch in views.chunks(BATCH) {
             let mut copies = Vec::new();
-            let done = batch
+            let mut done = batch
                 .iter()
                 .try_for_each(|ino| self.make_real(&mut state, *ino, policy, &mut copies, &mut report))
                 .and_then(|()| self.sync(&copies));
             for copy in copies {
                 if done.is_ok() {
-                    self.install_real(&mut state, &copy)?;
-                    report.count(copy.way);
+                    done = self.install_real(&mut state, &copy).map(|()| report.count(copy.way));
                 }
                 self.upper.finish(&copy.temporary);
             }
@@ -159,7 +158,7 @@ impl Overlay {
     /// The bytes of copies are on the disk before they take the place of views that may be.
     fn sync(&self, copies: &[RealCopy]) -> Result<()> {
         if copies.len() > FEW {
-            return Ok(rustix::fs::syncfs(self.upper.root())?);
+            return self.sync_upper();
         }
         copies.iter().try_for_each(|copy| Ok(copy.temporary.file.sync_data()?))
     }

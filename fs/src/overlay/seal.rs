@@ -22,7 +22,7 @@ use blake3::Hash;
 use rustix::fs::{FileType, Mode, Stat, Timespec};
 use rustix::io::Errno;
 
-use super::{Location, Overlay, State};
+use super::{Overlay, State};
 use crate::error::{FsError, not_found};
 use crate::fds::Key;
 use crate::lease::Lease;
@@ -181,10 +181,7 @@ impl Overlay {
             _ => return Err(SealError::NotAFile),
         };
         // One that cannot write: nobody may, when the file becomes a blob.
-        let file = match self.location(&state, ino)? {
-            Location::Path(path) => self.upper.open_file(&path, false)?,
-            Location::Held(held) => self.upper.open_held(&held, false)?,
-        };
+        let file = self.open_anew(&state, ino, false)?;
         let stat = rustix::fs::fstat(&file)?;
         drop(state);
         Ok(SealTicket {
@@ -394,6 +391,9 @@ impl Overlay {
     }
 
     fn commit_quiet(&self, mut hashed: Vec<Hashed>, report: &mut Sealed) {
+        if hashed.is_empty() {
+            return;
+        }
         let done = self.commit(&mut hashed, true);
         for (one, result) in hashed.iter().zip(done) {
             match result {
