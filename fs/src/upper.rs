@@ -241,7 +241,10 @@ impl Upper {
     pub fn open_file(&self, path: &[u8], write: bool) -> Result<File> {
         let flags = access(write) | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match self.at(path, |dir, path| fs::openat(dir, path, flags, Mode::empty())) {
-            Err(error) if error.is(Errno::ACCESS) => self.open_held(&self.hold(path)?, write),
+            // With a lease on it: this waits for its end.
+            Err(error) if error.is(Errno::ACCESS) || error.is(Errno::AGAIN) => {
+                self.open_held(&self.hold(path)?, write)
+            }
             other => other.map(File::from),
         }
     }

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 use std::sync::Arc;
@@ -94,6 +95,26 @@ fn a_file_that_somebody_else_could_write_is_not_sealed() {
     fs::hard_link(rig.path("f"), rig.base().join("outside")).unwrap();
     rig.start();
     assert!(matches!(rig.mount().seal(&rel("f"), true), Err(SealError::ForeignLinks)));
+}
+
+#[test]
+fn a_write_waits_for_a_lease() {
+    let mut rig = Rig::unmounted();
+    fs::write(rig.path("f"), "old").unwrap();
+    let below = File::open(rig.path("f")).unwrap();
+    rig.start();
+    // SAFETY: it takes an integer.
+    let lease = |kind: libc::c_int| unsafe { libc::fcntl(below.as_raw_fd(), libc::F_SETLEASE, kind) };
+    // SAFETY: a handler that does nothing takes the place of one that ends the process.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    assert_eq!(lease(libc::F_RDLCK), 0);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| fs::write(rig.path("f"), "new"));
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(lease(libc::F_UNLCK), 0);
+        writing.join().unwrap().unwrap();
+    });
+    assert_eq!(fs::read(rig.path("f")).unwrap(), b"new");
 }
 
 #[test]
