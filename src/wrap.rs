@@ -26,6 +26,7 @@ use kache_wrapper::script::outputs;
 
 use crate::backend::{self, Backend};
 use crate::config::Config;
+use crate::daemon;
 use crate::launcher;
 
 /// Is this argv cargo's call of a wrapper, rather than a person's call of a command?
@@ -85,6 +86,10 @@ pub fn run(mut argv: Vec<OsString>, role: Role) -> ! {
     let config = backend::config(&inv);
     if config.disabled || role == Role::Compiler && is_c_compiler(&argv[0]) && config.fallback.is_none() {
         exec(&argv);
+    }
+    // Cargo's first question.
+    if argv.get(1).is_some_and(|arg| arg == "-vV") {
+        daemon::start::bring_back(&config);
     }
     let backend = open(config, &argv);
     let out_dir = (role == Role::BuildScript).then(|| inv.var("OUT_DIR").map(PathBuf::from)).flatten();

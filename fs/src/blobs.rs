@@ -23,8 +23,9 @@ pub struct Slot {
 /// A place that keeps blobs as read-only files. Methods are called from many threads at once; `open` and
 /// `insert_copy` may block (download, copy), the others must be quick: they run under locks.
 pub trait Blobs: Send + Sync + 'static {
-    /// Opens a blob for reading, fetching it first if need be. `NotFound` when there is no such blob.
-    fn open(&self, hash: &Hash) -> io::Result<File>;
+    /// Opens a blob for reading, fetching it first if need be. Its bytes are what its hash says: what looks different from
+    /// what it was has been read again. `NotFound` when there is no such blob, other errors for one that is damaged.
+    fn open(&self, hash: &Hash, size: u64) -> io::Result<File>;
 
     /// Is this blob here (on this machine) with this size, so that it can take the place of a file?
     fn contains(&self, hash: &Hash, size: u64) -> bool;
@@ -97,8 +98,13 @@ fn create_parent(path: &Path) -> io::Result<()> {
 }
 
 impl Blobs for DirBlobs {
-    fn open(&self, hash: &Hash) -> io::Result<File> {
-        File::open(self.path(hash))
+    fn open(&self, hash: &Hash, size: u64) -> io::Result<File> {
+        let file = File::open(self.path(hash))?;
+        if file.metadata()?.len() == size {
+            Ok(file)
+        } else {
+            Err(io::Error::other("the blob is not as long as it was"))
+        }
     }
 
     fn contains(&self, hash: &Hash, size: u64) -> bool {

@@ -17,10 +17,30 @@ pub(crate) enum Key {
     Blob(Hash),
 }
 
-#[derive(Clone)]
-pub(crate) struct Open {
-    pub file: Arc<File>,
-    pub writable: bool,
+struct Open {
+    file: Arc<File>,
+    writable: bool,
+    /// A blob's file as it was when its bytes were known to be right. Whoever writes into it is noticed.
+    seen: Option<Seen>,
+}
+
+/// Identity of a file's content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    size: i64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Seen {
+    fn of(file: &File) -> Option<Seen> {
+        let stat = rustix::fs::fstat(file).ok()?;
+        Some(Seen {
+            size: stat.st_size,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        })
+    }
 }
 
 #[derive(Default)]
@@ -44,10 +64,20 @@ impl Fds {
             return None;
         }
         *used = tick;
-        Some(open.file.clone())
+        let (file, seen) = (open.file.clone(), open.seen);
+        drop(inner);
+        if seen.is_some() && seen != Seen::of(&file) {
+            self.remove(key);
+            return None;
+        }
+        Some(file)
     }
 
     pub fn put(&self, key: Key, file: Arc<File>, writable: bool) {
+        let seen = match key {
+            Key::Blob(_) => Seen::of(&file),
+            Key::Upper(_) => None,
+        };
         let mut inner = self.inner.lock();
         inner.tick += 1;
         let tick = inner.tick;
@@ -59,7 +89,7 @@ impl Fds {
         {
             evicted = inner.open.remove(&oldest);
         }
-        let replaced = inner.open.insert(key, (Open { file, writable }, tick));
+        let replaced = inner.open.insert(key, (Open { file, writable, seen }, tick));
         drop(inner);
         drop((evicted, replaced));
     }

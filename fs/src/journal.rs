@@ -15,6 +15,9 @@ use crate::record::{self, Op};
 const MAGIC: &[u8; 8] = b"kachej1\n";
 const HEAD: usize = 12;
 const NAME: &str = "journal";
+/// Takes room on the disk that nobody uses: when there is none left, files can still be removed.
+const RESERVE: &str = "reserve";
+const RESERVED: u64 = 1 << 19;
 /// A journal is rewritten when it is this much longer than what it says, in bytes, …
 const SLACK: u64 = 1 << 20;
 
@@ -58,6 +61,7 @@ impl Journal {
             tracing::warn!(path = %path.display(), cut = bytes.len() as u64 - end, "journal had a torn tail");
         }
         file.set_len(end)?;
+        keep_reserve(dir);
         let journal = Journal {
             dir: dir.to_owned(),
             file: Arc::new(file),
@@ -90,6 +94,10 @@ impl Journal {
         frame(ops, &mut self.buffer);
         if let Err(error) = self.file.write_all_at(&self.buffer, self.end) {
             self.file.set_len(self.end)?;
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if is_full && fs::remove_file(self.dir.join(RESERVE)).is_ok() {
+                return self.append(ops);
+            }
             return Err(error);
         }
         self.end += self.buffer.len() as u64;
@@ -143,7 +151,21 @@ impl Journal {
         self.end = bytes.len() as u64;
         self.base = self.end;
         self.synced = self.end;
+        keep_reserve(&self.dir);
         Ok(())
+    }
+}
+
+/// Where there is no room for it there is none.
+fn keep_reserve(dir: &Path) {
+    let path = dir.join(RESERVE);
+    if path.exists() {
+        return;
+    }
+    let reserved = File::create(&path)
+        .and_then(|file| Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, RESERVED)?));
+    if reserved.is_err() {
+        let _ = fs::remove_file(path);
     }
 }
 

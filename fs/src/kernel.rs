@@ -49,6 +49,8 @@ pub enum MountError {
     Stale(PathBuf),
     #[error("{0} is in use (open files, or a shell's working directory)")]
     Busy(PathBuf),
+    #[error("the files take {needed} bytes, and {free} are free on that disk")]
+    NoRoom { needed: u64, free: u64 },
     #[error("another process is using the journal in {0}")]
     InUse(PathBuf),
     #[error("the kernel's FUSE cannot do without open requests: Linux 5.1 or newer is needed")]
@@ -116,16 +118,31 @@ pub fn mount_state(dir: &Path, patience: Duration) -> MountState {
 
 /// All directories on which a kache is mounted, dead or alive.
 pub fn mounted_dirs() -> Vec<PathBuf> {
-    let Ok(table) = fs::read("/proc/self/mountinfo") else { return Vec::new() };
-    table.split(|b| *b == b'\n').filter_map(mounted_dir).collect()
+    mounted().into_iter().map(|m| m.dir).collect()
 }
 
-/// Mount point of a line of mountinfo (proc(5)), if it is ours.
-fn mounted_dir(line: &[u8]) -> Option<PathBuf> {
+/// A mount of kache.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    /// Where it is now: it moves with the directories around it.
+    pub dir: PathBuf,
+    /// `major:minor`. No other mount has it.
+    pub device: String,
+}
+
+pub(crate) fn mounted() -> Vec<Mounted> {
+    let Ok(table) = fs::read("/proc/self/mountinfo") else { return Vec::new() };
+    table.split(|b| *b == b'\n').filter_map(mounted_in).collect()
+}
+
+/// A line of mountinfo (proc(5)), if it is ours.
+fn mounted_in(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|b| *b == b' ');
-    let dir = fields.nth(4)?;
+    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let dir = fields.nth(1)?;
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-    (kind == TYPE.as_bytes()).then(|| PathBuf::from(OsString::from_vec(unescape(dir))))
+    (kind == TYPE.as_bytes())
+        .then(|| Mounted { dir: PathBuf::from(OsString::from_vec(unescape(dir))), device })
 }
 
 fn unescape(field: &[u8]) -> Vec<u8> {
@@ -147,8 +164,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Mounts a new connection to the kernel on a directory.
-pub(crate) fn mount(dir: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
+/// Mounts a new connection to the kernel on a directory. `source`: what the table of mounts shows, the name of no other.
+pub(crate) fn mount(dir: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, flags, Mode::empty()).map_err(|error| match error {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => MountError::NoDevice,
@@ -163,11 +180,11 @@ pub(crate) fn mount(dir: &Path, allow_other: bool) -> Result<OwnedFd, MountError
     );
     let options = CString::new(options).map_err(io::Error::from)?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    match rustix::mount::mount("kache", dir, TYPE, flags, Some(options.as_c_str())) {
+    match rustix::mount::mount(source, dir, TYPE, flags, Some(options.as_c_str())) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => {
             drop(device);
-            mount_by_helper(dir, allow_other)
+            mount_by_helper(dir, source, allow_other)
         }
         Err(Errno::NODEV) => Err(MountError::NoDevice),
         Err(error) => {
@@ -177,10 +194,10 @@ pub(crate) fn mount(dir: &Path, allow_other: bool) -> Result<OwnedFd, MountError
 }
 
 /// `fusermount3` mounts, being setuid root, and sends the connection through a socket (its standard input here).
-fn mount_by_helper(dir: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
+fn mount_by_helper(dir: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, MountError> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(io::Error::from)?;
-    let mut options = String::from("default_permissions,fsname=kache,subtype=kache,nodev,nosuid");
+    let mut options = format!("default_permissions,fsname={source},subtype=kache,nodev,nosuid");
     if allow_other {
         options.push_str(",allow_other");
     }
@@ -287,9 +304,10 @@ mod tests {
     fn reads_mountinfo() {
         let ours =
             br"36 35 0:50 / /home/a\040b/target rw,nosuid,nodev shared:7 - fuse.kache kache rw,user_id=0";
-        assert_eq!(mounted_dir(ours), Some(PathBuf::from("/home/a b/target")));
+        let found = Mounted { dir: PathBuf::from("/home/a b/target"), device: "0:50".into() };
+        assert_eq!(mounted_in(ours), Some(found));
         let other = b"36 35 0:50 / /mnt rw - fuse.sshfs host rw";
-        assert_eq!(mounted_dir(other), None);
-        assert_eq!(mounted_dir(b""), None);
+        assert_eq!(mounted_in(other), None);
+        assert_eq!(mounted_in(b""), None);
     }
 }

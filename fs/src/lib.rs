@@ -59,7 +59,7 @@ pub use error::{FsError, Result};
 pub use kernel::{MountError, MountState, absolute, mount_state, mounted_dirs, unmount_lazily};
 pub use mount::{Leave, Mount, Options, dissolve_unmounted, has_journal, raise_file_limit};
 pub use overlay::{
-    Content, Kind, LinkPolicy, Materialized, Placement, SealError, SealTicket, Sealed, Stat, Statistics,
-    WalkEntry,
+    Content, Keep, Kind, LinkPolicy, Materialized, Placement, SealError, SealTicket, Sealed, Stat,
+    Statistics, WalkEntry,
 };
 pub use path::RelPath;

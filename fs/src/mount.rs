@@ -17,7 +17,8 @@ use crate::error::Result;
 use crate::journal;
 use crate::kernel::{self, Manner, MountError, MountState};
 use crate::overlay::{
-    LinkPolicy, Materialized, Overlay, Placement, SealError, SealTicket, Sealed, Stat, Statistics, WalkEntry,
+    Keep, LinkPolicy, Materialized, Overlay, Placement, SealError, SealTicket, Sealed, Stat, Statistics,
+    WalkEntry,
 };
 use crate::path::RelPath;
 use crate::pool::Pool;
@@ -42,23 +43,36 @@ impl Options {
 }
 
 /// What an unmount leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
+#[derive(Clone, Copy)]
+pub enum Leave<'a> {
     /// A complete real directory: every view becomes an ordinary file.
     Files(LinkPolicy),
-    /// What the upper has; views are gone.
-    UpperOnly,
+    /// What the upper has, and of the views those that somebody wants to keep, as files.
+    Only(&'a Keep),
     /// The upper and the journal: mounting again shows the same tree.
     Journal,
+}
+
+impl<'a> Leave<'a> {
+    fn files(self) -> Option<(LinkPolicy, Option<&'a Keep>)> {
+        match self {
+            Leave::Files(policy) => Some((policy, None)),
+            Leave::Only(keep) => Some((LinkPolicy::Never, Some(keep))),
+            Leave::Journal => None,
+        }
+    }
 }
 
 /// A mounted overlay. Dropping it unmounts (lazily if it is in use) and leaves the journal.
 pub struct Mount {
     dir: PathBuf,
-    state_dir: PathBuf,
+    options: Options,
+    blobs: Arc<dyn Blobs>,
     overlay: Arc<Overlay>,
     pool: Arc<Pool>,
     session: Option<BackgroundSession>,
+    /// As the kernel numbers the mount.
+    device: Option<String>,
     negotiated: Arc<OnceLock<Negotiated>>,
     _lock: File,
 }
@@ -89,33 +103,70 @@ impl Mount {
             return Err(MountError::NotADirectory(dir));
         }
         let lock = lock_state(&options.state_dir)?;
-        let overlay = Arc::new(Overlay::open(&dir, &options.state_dir, blobs)?);
-        let pool = Arc::new(Pool::default());
-        let negotiated = Arc::new(OnceLock::new());
-        let adapter = Adapter::new(overlay.clone(), pool.clone(), negotiated.clone());
-        let connection = kernel::mount(&dir, options.allow_other)?;
-        let session = serve(adapter, connection, options).map_err(|error| {
-            let _ = kernel::unmount(&dir, Manner::Lazy);
+        let overlay = Arc::new(Overlay::open(&dir, &options.state_dir, blobs.clone())?);
+        let (pool, negotiated) = Default::default();
+        let options = options.clone();
+        let (session, device) = (None, None);
+        let mut mount =
+            Mount { dir, options, blobs, overlay, pool, session, device, negotiated, _lock: lock };
+        mount.attach()?;
+        Ok(mount)
+    }
+
+    fn attach(&mut self) -> std::result::Result<(), MountError> {
+        let adapter = Adapter::new(self.overlay.clone(), self.pool.clone(), self.negotiated.clone());
+        let connection = kernel::mount(&self.dir, &self.source(), self.options.allow_other)?;
+        let session = serve(adapter, connection, &self.options).map_err(|error| {
+            let _ = kernel::unmount(&self.dir, Manner::Lazy);
             let too_old = rustix::io::Errno::PROTONOSUPPORT.raw_os_error();
             if error.raw_os_error() == Some(too_old) { MountError::TooOld } else { MountError::Io(error) }
         })?;
-        overlay.set_kernel(Box::new(Notify(session.notifier())));
-        let state_dir = options.state_dir.clone();
-        Ok(Mount { dir, state_dir, overlay, pool, session: Some(session), negotiated, _lock: lock })
+        self.overlay.set_kernel(Box::new(Notify(session.notifier())));
+        self.session = Some(session);
+        // The last one lies on top.
+        self.device = kernel::mounted().into_iter().rfind(|m| m.dir == self.dir).map(|m| m.device);
+        Ok(())
+    }
+
+    /// Two mounts do not have one state.
+    fn source(&self) -> String {
+        let state = self.options.state_dir.file_name().unwrap_or_default().to_string_lossy();
+        format!("kache-{}", state.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    }
+
+    /// Mounts again what was unmounted a moment ago, from its journal.
+    fn attach_again(&mut self) -> std::result::Result<(), MountError> {
+        self.overlay = Arc::new(Overlay::open(&self.dir, &self.options.state_dir, self.blobs.clone())?);
+        (self.pool, self.negotiated) = Default::default();
+        self.attach()
     }
 
     /// Unmounts, then leaves behind what is asked for. With `force`, also if it is in use: its users then get errors (or,
-    /// without privilege, go on with what they have open). On `Busy` it is still mounted.
-    pub fn unmount(&mut self, leave: Leave, force: bool) -> std::result::Result<Materialized, MountError> {
+    /// without privilege, go on with what they have open). When it fails, it is still mounted, or is so again.
+    pub fn unmount(
+        &mut self,
+        leave: Leave<'_>,
+        force: bool,
+    ) -> std::result::Result<Materialized, MountError> {
         let mut leave = leave;
-        if self.session.is_some() {
+        let is_mounted = self.session.is_some();
+        if is_mounted {
+            check_room(&self.overlay, leave)?;
+            self.dir = self.dir_now();
             let lazily = self.detach(force)?;
             if lazily && let Leave::Files(policy) = &mut leave {
                 // Somebody may still write through it; that must not reach a blob.
                 *policy = LinkPolicy::Never;
             }
         }
-        dissolve(&self.overlay, &self.state_dir, leave)
+        let done = dissolve(&self.overlay, &self.options.state_dir, leave);
+        if done.is_err()
+            && is_mounted
+            && let Err(error) = self.attach_again()
+        {
+            tracing::error!(dir = %self.dir.display(), %error, "cannot mount again what could not be unmounted");
+        }
+        done
     }
 
     /// Returns whether it had to be lazy.
@@ -123,13 +174,18 @@ impl Mount {
         let deadline = Instant::now() + Duration::from_millis(if force { 200 } else { 1000 });
         let mut lazily = false;
         while self.is_serving() {
-            match kernel::unmount(&self.dir, Manner::Polite) {
-                Ok(()) | Err(MountError::NotMounted(_)) => break,
+            let dir = self.dir_now();
+            match kernel::unmount(&dir, Manner::Polite) {
+                Ok(()) => break,
+                // Somebody else has unmounted it, and the session is about to notice.
+                Err(MountError::NotMounted(_)) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(20));
+                }
                 Err(MountError::Busy(_)) if Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(20));
                 }
                 Err(MountError::Busy(_)) if force => {
-                    kernel::unmount(&self.dir, Manner::Lazy)?;
+                    kernel::unmount(&dir, Manner::Lazy)?;
                     lazily = true;
                     break;
                 }
@@ -158,9 +214,15 @@ impl Mount {
         self.session.as_ref().is_some_and(|s| !s.guard.is_finished())
     }
 
-    /// The directory.
+    /// The directory that was mounted.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where it is now: somebody may have renamed a directory around it.
+    pub fn dir_now(&self) -> PathBuf {
+        let found = kernel::mounted().into_iter().find(|m| Some(&m.device) == self.device.as_ref());
+        found.map_or_else(|| self.dir.clone(), |m| m.dir)
     }
 
     /// What the kernel and the overlay agreed on.
@@ -274,6 +336,11 @@ impl Mount {
         self.overlay.shown()
     }
 
+    /// Blobs whose views were written since the last call. This mount may show them elsewhere still.
+    pub fn take_superseded(&self) -> Vec<Hash> {
+        self.overlay.take_superseded()
+    }
+
     /// The present time on the clock that files are stamped with.
     pub fn now(&self) -> Result<SystemTime> {
         self.overlay.now().map(crate::overlay::system_time)
@@ -302,7 +369,7 @@ pub fn dissolve_unmounted(
     dir: &Path,
     state_dir: &Path,
     blobs: Arc<dyn Blobs>,
-    leave: Leave,
+    leave: Leave<'_>,
 ) -> std::result::Result<Materialized, MountError> {
     let dir = kernel::absolute(dir)?;
     match kernel::mount_state(&dir, PATIENCE) {
@@ -312,6 +379,7 @@ pub fn dissolve_unmounted(
     }
     let _lock = lock_state(state_dir)?;
     let overlay = Overlay::open(&dir, state_dir, blobs)?;
+    check_room(&overlay, leave)?;
     dissolve(&overlay, state_dir, leave)
 }
 
@@ -320,30 +388,29 @@ pub fn has_journal(state_dir: &Path) -> bool {
     journal::Journal::exists(state_dir)
 }
 
+/// Is there room for the files that an unmount leaves?
+fn check_room(overlay: &Overlay, leave: Leave<'_>) -> std::result::Result<(), MountError> {
+    let Some((policy, keep)) = leave.files() else { return Ok(()) };
+    let (needed, free) = overlay.room_for_files(policy, keep)?;
+    if needed > free { Err(MountError::NoRoom { needed, free }) } else { Ok(()) }
+}
+
 fn dissolve(
     overlay: &Overlay,
     state_dir: &Path,
-    leave: Leave,
+    leave: Leave<'_>,
 ) -> std::result::Result<Materialized, MountError> {
-    match leave {
-        Leave::Files(policy) => {
-            let report = overlay.materialize(policy)?;
-            // On one disk, nothing is on it before what was done before; on two, the journal goes last.
-            if rustix::fs::stat(state_dir).is_ok_and(|stat| stat.st_dev != overlay.device()) {
-                overlay.sync_upper()?;
-            }
-            journal::remove(state_dir)?;
-            Ok(report)
-        }
-        Leave::UpperOnly => {
-            journal::remove(state_dir)?;
-            Ok(Materialized::default())
-        }
-        Leave::Journal => {
-            overlay.sync_journal()?;
-            Ok(Materialized::default())
-        }
+    let Some((policy, keep)) = leave.files() else {
+        overlay.sync_journal()?;
+        return Ok(Materialized::default());
+    };
+    let report = overlay.materialize(policy, keep)?;
+    // On one disk, nothing is on it before what was done before; on two, the journal goes last.
+    if rustix::fs::stat(state_dir).is_ok_and(|stat| stat.st_dev != overlay.device()) {
+        overlay.sync_upper()?;
     }
+    journal::remove(state_dir)?;
+    Ok(report)
 }
 
 /// Two processes on one journal would destroy it.

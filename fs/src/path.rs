@@ -69,7 +69,7 @@ impl RelPath {
     }
 
     /// Directory and last name; `None` for the root.
-    pub(crate) fn split(&self) -> Option<(&[u8], &[u8])> {
+    pub fn split(&self) -> Option<(&[u8], &[u8])> {
         if self.0.is_empty() {
             return None;
         }

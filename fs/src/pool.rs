@@ -68,7 +68,7 @@ impl Shared {
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                job();
+                run(job);
                 queue = self.queue.lock();
                 continue;
             }
@@ -90,9 +90,14 @@ impl Shared {
             queue.jobs.pop_front()
         };
         if let Some(job) = job {
-            job();
+            run(job);
         }
     }
+}
+
+/// A panic is the end of one job: whoever waits for it gets an error.
+fn run(job: Job) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FileType, Stat};
 
 use crate::path::{self, RelPath};
 use crate::record::{Op, View};
+use crate::upper::FOREIGN;
 
 /// Inode number of the root.
 pub(crate) const ROOT: u64 = 1;
@@ -38,6 +39,16 @@ pub(crate) enum Kind {
     Dir(Box<Dir>),
     View(Box<View>),
     Upper(Upper),
+}
+
+impl Kind {
+    /// Inode number of an upper file.
+    fn real(&self) -> Option<u64> {
+        match self {
+            Kind::Upper(upper) => Some(upper.real),
+            _ => None,
+        }
+    }
 }
 
 /// What lives in the upper and is no directory.
@@ -87,6 +98,8 @@ pub(crate) struct Gate {
     pub version: AtomicU64,
     /// Milliseconds of the mount's life at the last change.
     pub changed_at: AtomicU64,
+    /// How often it was a view, and then written.
+    pub copies: AtomicU32,
     /// Somebody was promised that it is on the disk.
     pub synced: AtomicBool,
 }
@@ -256,9 +269,7 @@ impl Tree {
     }
 
     fn create_as(&mut self, ino: u64, kind: Kind) {
-        if let Kind::Upper(upper) = &kind {
-            self.by_real.insert(upper.real, ino);
-        }
+        self.note_real(kind.real(), ino);
         self.next = self.next.max(ino + 1);
         self.nodes.insert(ino, Node::new(kind));
     }
@@ -275,12 +286,15 @@ impl Tree {
     /// Turns a file into a view or into an upper file; its number and its names stay.
     pub fn replace_kind(&mut self, ino: u64, kind: Kind) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
-        let old = node.upper().map(|u| u.real);
+        let (old, new) = (node.kind.real(), kind.real());
         node.kind = kind;
-        let new = node.upper().map(|u| u.real);
         self.forget_real(old, ino);
-        if let Some(new) = new {
-            self.by_real.insert(new, ino);
+        self.note_real(new, ino);
+    }
+
+    fn note_real(&mut self, real: Option<u64>, ino: u64) {
+        if let Some(real) = real.filter(|r| *r != FOREIGN) {
+            self.by_real.insert(real, ino);
         }
     }
 

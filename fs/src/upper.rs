@@ -44,8 +44,13 @@ pub(crate) struct Temporary {
 pub(crate) struct Entry {
     pub name: Vec<u8>,
     pub kind: FileType,
+    /// Inode number, [`FOREIGN`] on another file system.
     pub real: u64,
 }
+
+/// No inode number: the file is on a file system that is mounted inside of the upper, and its number may be that of a file
+/// of the upper's own.
+pub(crate) const FOREIGN: u64 = 0;
 
 impl Upper {
     pub fn open(dir: &Path) -> Result<Self> {
@@ -90,14 +95,15 @@ impl Upper {
         self.at(path, |dir, path| fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// Inode number of what has this name, if anything has.
+    /// Inode number of what has this name, if anything has; [`FOREIGN`] on another file system.
     pub fn real(&self, path: &[u8]) -> Option<u64> {
-        self.stat(path).ok().map(|s| s.st_ino)
+        self.stat(path).ok().map(|s| if s.st_dev == self.dev { s.st_ino } else { FOREIGN })
     }
 
     pub fn list(&self, path: &[u8]) -> Result<Vec<Entry>> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let dir = self.at(path, |dir, path| fs::openat(dir, path, flags, Mode::empty()))?;
+        let is_foreign = fs::fstat(&dir)?.st_dev != self.dev;
         let mut entries = Vec::new();
         for entry in fs::Dir::new(dir)? {
             let entry = entry?;
@@ -113,6 +119,9 @@ impl Upper {
                 let stat = self.stat(&full)?;
                 kind = FileType::from_raw_mode(stat.st_mode);
                 real = stat.st_ino;
+            }
+            if is_foreign {
+                real = FOREIGN;
             }
             entries.push(Entry { name: name.to_vec(), kind, real });
         }

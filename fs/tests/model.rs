@@ -179,7 +179,7 @@ impl Run {
         if report.lost > 0 {
             wrong += "views were lost\n";
         }
-        if leave != Leave::Journal {
+        if !matches!(leave, Leave::Journal) {
             wrong += &same::differences(&self.mounted.root, &self.plain.root);
         }
         self.rig.start();

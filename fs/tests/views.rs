@@ -360,7 +360,7 @@ fn an_unmount_can_link_or_leave_out_the_views() {
     assert_eq!(fs::read(rig.path("view")).unwrap(), b"view");
     fs::remove_file(rig.path("view")).unwrap();
     rig.view("view", b"view");
-    rig.stop(Leave::UpperOnly);
+    rig.stop(Leave::Only(&|_, _| false));
     assert!(!rig.path("view").exists());
     assert_eq!(fs::read(rig.path("upper")).unwrap(), b"upper");
 }

@@ -9,7 +9,11 @@ use clap::{Args, Subcommand};
 use crate::config::Config;
 use crate::daemon::client::{Client, is_hung_up};
 use crate::daemon::protocol::{Body, Response};
-use crate::daemon::{server, start};
+use crate::daemon::server::{self, AtEnd};
+use crate::daemon::start;
+
+/// Making large targets real by copies takes its time.
+const UNMOUNTED: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
 pub struct Daemon {
@@ -52,7 +56,7 @@ pub fn run(args: &Daemon, config: &Config) -> Result<ExitCode> {
             println!("the daemon is running");
         }
         Command::Status { json } => return status(config, json),
-        Command::Run => server::run(config, |_| Ok(true))?,
+        Command::Run => server::run(config, AtEnd::Journal, |_| Ok(true))?,
         Command::Log => {
             let path = config.cache_dir.join("daemon.log");
             print!(
@@ -73,12 +77,16 @@ fn say_hello(mut client: Client) -> Result<()> {
 
 fn stop(config: &Config) -> Result<bool> {
     let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(false) };
-    match client.ask(Body::Stop, Duration::from_secs(10)) {
+    match client.ask(Body::Stop, UNMOUNTED) {
         // It was ending already.
         Err(error) if is_hung_up(&error) => {}
-        other => drop(other.context("the daemon does not answer")?),
+        other => match other.context("the daemon does not answer")? {
+            Response::Done => {}
+            Response::Failed(why) => bail!("the daemon goes on: {why}"),
+            other => bail!("unexpected answer from the daemon: {other:?}"),
+        },
     }
-    start::wait_until_gone(config, Instant::now() + Duration::from_secs(600))?;
+    start::wait_until_gone(config, Instant::now() + Duration::from_secs(60))?;
     Ok(true)
 }
 

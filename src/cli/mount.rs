@@ -12,7 +12,8 @@ use super::target::{Target, absolute};
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Body, Response};
-use crate::daemon::{self, link, server};
+use crate::daemon::server::{self, AtEnd};
+use crate::daemon::{self, link};
 use crate::snapshot::{Answer, Request};
 
 /// Mounting may have to recover a journal and materialize nothing; it is quick, but disks are not always.
@@ -109,7 +110,7 @@ fn report(answer: &Response, dir: &Path, if_available: bool) -> Result<ExitCode>
 /// This process is the daemon, for as long as it lives.
 fn foreground(config: &Config, dir: &Path, if_available: bool) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    server::run(config, |engine| {
+    server::run(config, AtEnd::Files, |engine| {
         let answer = engine.mount(dir);
         match report(&answer, dir, if_available) {
             Ok(c) if matches!(answer, Response::Mounted { .. }) => {

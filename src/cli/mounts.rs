@@ -18,11 +18,14 @@ pub struct Mounts {
 }
 
 pub fn run(args: &Mounts, config: &Config) -> Result<ExitCode> {
-    let mut mounts = match start::hosting(config)? {
+    let mut mounts = match start::present(config) {
         None => Vec::new(),
         Some(mut client) => {
             match client.ask(Body::Mounts, Duration::from_secs(10)).context("the daemon does not answer")? {
                 Response::Mounts(mounts) => mounts,
+                Response::OtherVersion(version) => {
+                    bail!("the daemon is {version}; `kache daemon restart` replaces it")
+                }
                 other => bail!("unexpected answer from the daemon: {other:?}"),
             }
         }

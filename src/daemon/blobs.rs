@@ -8,6 +8,7 @@ use blake3::Hash;
 
 use crate::remote::Remotes;
 use crate::store::Store;
+use crate::store::error::Error;
 
 /// The store as mounts see it, and behind it the remotes that builds have used.
 pub struct MountBlobs {
@@ -16,14 +17,15 @@ pub struct MountBlobs {
 }
 
 impl kache_fs::Blobs for MountBlobs {
-    fn open(&self, hash: &Hash) -> io::Result<File> {
-        let opened = self.store.open_blob(hash.as_bytes());
-        match (&opened, &self.remotes) {
-            (Err(error), Some(remotes)) if error.kind() == io::ErrorKind::NotFound => {
+    fn open(&self, hash: &Hash, size: u64) -> io::Result<File> {
+        let open = || self.store.open_sound(hash.as_bytes(), size);
+        match (open(), &self.remotes) {
+            (Ok(file), _) => Ok(file),
+            (Err(Error::Missing { .. } | Error::Damaged { .. }), Some(remotes)) => {
                 remotes.fetch(&[*hash.as_bytes()], None).map_err(io::Error::other)?;
-                self.store.open_blob(hash.as_bytes())
+                open().map_err(io::Error::other)
             }
-            _ => opened,
+            (Err(error), _) => Err(io::Error::other(error)),
         }
     }
 

@@ -34,24 +34,23 @@ impl Client {
         Client::open(cache_dir, sign_of_life).filter(Client::sees_our_files)
     }
 
+    /// Not one of somebody else's: nothing is said to it.
     fn open(cache_dir: &Path, sign_of_life: Duration) -> Option<Client> {
-        let stream = UnixStream::connect(socket::path(cache_dir)).ok()?;
+        let stream = stream(cache_dir)?;
         stream.set_write_timeout(Some(sign_of_life)).ok()?;
-        Some(Client { stream, sign_of_life })
+        (socket::peer_uid(&stream).ok()? == us()).then_some(Client { stream, sign_of_life })
     }
 
     /// User id of the daemon for this cache directory, when that is somebody else's.
     pub fn stranger(cache_dir: &Path) -> Option<u32> {
-        let client = Client::open(cache_dir, SIGN_OF_LIFE)?;
-        let uid = socket::peer(&client.stream).ok()?.uid;
-        (uid != nix::unistd::getuid().as_raw()).then_some(uid)
+        let uid = socket::peer_uid(&stream(cache_dir)?).ok()?;
+        (uid != us()).then_some(uid)
     }
 
-    /// Is it a daemon of this user for which paths mean what they mean here? Not one in another mount namespace or with
-    /// another root directory, as in a container.
+    /// Do paths mean to it what they mean here? Not to one in another mount namespace or with another root directory, as in
+    /// a container.
     pub fn sees_our_files(&self) -> bool {
-        let us = nix::unistd::getuid().as_raw();
-        socket::peer(&self.stream).is_ok_and(|peer| peer.uid == us && view::is_ours(peer.pid))
+        socket::peer(&self.stream).is_ok_and(|peer| view::is_ours(peer.pid))
     }
 
     /// Says something that needs no answer.
@@ -86,6 +85,14 @@ impl Client {
         self.stream.set_read_timeout(Some(patience))?;
         protocol::receive(&mut self.stream)
     }
+}
+
+fn stream(cache_dir: &Path) -> Option<UnixStream> {
+    UnixStream::connect(socket::path(cache_dir)?).ok()
+}
+
+fn us() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }
 
 /// Did the daemon end instead of answering?

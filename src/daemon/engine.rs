@@ -3,18 +3,20 @@
 //! A path inside a mount is never asked of the kernel: that would be a question to ourselves. The mount's tree
 //! answers, or its upper directory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use blake3::Hash;
 use kache_fs::{
-    Content as FsContent, Kind, Leave, LinkPolicy, Mount, MountError, Options, Placement as FsPlacement,
-    RelPath, SealError, Stat,
+    Content as FsContent, Keep, Kind, Leave, LinkPolicy, Mount, MountError, Options,
+    Placement as FsPlacement, RelPath, SealError, Stat,
 };
 use kache_wrapper::cache::{
     self, Cache, Content, Entry, EntryKey, Event, FileId, Ingested, InvocationKey, LinkMode, Placement,
@@ -23,9 +25,11 @@ use kache_wrapper::cache::{
 
 use super::blobs::MountBlobs;
 use super::forks::Occasion;
+use super::mounts::Checkout;
 use super::owner::Owner;
 use super::protocol::{MountInfo, Response};
-use super::{adopt, link, mounts, scratch};
+use super::socket;
+use super::{adopt, cargo_locks, heal, link, mounts, scratch};
 use crate::config::Config;
 use crate::remote::Remotes;
 use crate::snapshot::place::Place;
@@ -40,6 +44,9 @@ const SEAL_BUDGET: Duration = Duration::from_millis(200);
 /// A file that changes while it becomes a blob is tried so often again, after pauses that grow by this.
 const SEAL_TRIES: u32 = 5;
 const SEAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Files that are named in a message.
+const NAMED: usize = 5;
 
 /// Numbers of mounts, far from those of devices.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 48);
@@ -70,12 +77,15 @@ pub(super) struct Hosted {
     pub(super) states: parking_lot::Mutex<()>,
     /// Who uses it.
     pub(super) owner: Mutex<Option<Owner>>,
+    /// Of the directory below.
+    _locks: Vec<File>,
 }
 
 impl Engine {
     pub fn open(config: &Config) -> Result<Engine> {
         kache_fs::raise_file_limit();
         let store = Arc::new(config.open_store()?);
+        store.keep_reserve();
         Ok(Engine {
             config: config.clone(),
             remotes: Arc::new(Remotes::new(Arc::clone(&store))),
@@ -94,12 +104,23 @@ impl Engine {
                 tracing::info!(dir = %dir.display(), "mounted in another mount namespace; left alone");
                 continue;
             }
-            if !dir.parent().is_some_and(Path::is_dir) && !mounts::is_stale(&dir) {
-                // The checkout was deleted: its uppers are gone with it, its views need not be kept.
-                tracing::info!(dir = %dir.display(), "checkout is gone; forgetting its mount");
-                let _ = mounts::forget(&self.config.cache_dir, &dir);
-                let _ = self.store.set_pins(&pin_owner(&dir), &[]);
-                continue;
+            match mounts::checkout(&self.config.cache_dir, &dir) {
+                Checkout::Here => {}
+                Checkout::Elsewhere => {
+                    tracing::warn!(dir = %dir.display(), "its disk is not here; what it shows is kept");
+                    continue;
+                }
+                Checkout::Gone { forgotten: false } => {
+                    tracing::warn!(dir = %dir.display(), "the checkout is gone; what it shows is kept for a week");
+                    continue;
+                }
+                Checkout::Gone { forgotten: true } => {
+                    tracing::warn!(dir = %dir.display(), "the checkout is gone; its mount is forgotten");
+                    if let Err(error) = self.forget(&dir) {
+                        tracing::warn!(dir = %dir.display(), "cannot forget a mount: {error:#}");
+                    }
+                    continue;
+                }
             }
             self.meet_again(&dir);
             match self.mount(&dir) {
@@ -111,6 +132,11 @@ impl Engine {
         }
     }
 
+    fn forget(&self, dir: &Path) -> Result<()> {
+        mounts::forget(&self.config.cache_dir, dir)?;
+        Ok(self.store.set_pins(&pin_owner(dir), &[])?)
+    }
+
     pub fn mount(&self, dir: &Path) -> Response {
         match self.try_mount(dir) {
             Ok(answer) => answer,
@@ -120,18 +146,23 @@ impl Engine {
 
     fn try_mount(&self, dir: &Path) -> Result<Response> {
         let mut all = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hosted) = all.iter().find(|m| m.dir == dir) {
+        if let Some(hosted) = all.iter().find(|m| m.is_at(dir)).cloned() {
             if hosted.mount().is_serving() {
                 return Ok(Response::Mounted { already: true, files: 0 });
             }
-            all.retain(|m| m.dir != dir);
+            all.retain(|m| !Arc::ptr_eq(m, &hosted));
         }
+        self.check_apart(dir)?;
         if mounts::is_stale(dir) {
             kache_fs::unmount_lazily(dir).context("cannot unmount the dead mount there")?;
         }
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let locks = cargo_locks::take(dir)?;
         let state = mounts::remember(&self.config.cache_dir, dir)?;
-        let mount = match Mount::start(dir, &Options::new(&state), self.blobs()) {
+        let mut options = Options::new(&state);
+        // Root becomes others: tests that drop privileges, the user of a database. The kernel checks permissions.
+        options.allow_other = nix::unistd::geteuid().is_root();
+        let mount = match Mount::start(dir, &options, self.blobs()) {
             Ok(mount) => mount,
             Err(error) => {
                 let _ = mounts::forget_if_unused(&self.config.cache_dir, dir);
@@ -152,10 +183,33 @@ impl Engine {
             taken: Mutex::default(),
             states: parking_lot::Mutex::default(),
             owner: Mutex::default(),
+            _locks: locks,
         });
+        // Before the index takes in those that it does not know.
+        self.check_shown(&hosted);
         self.pin(&hosted);
         all.push(hosted);
         Ok(Response::Mounted { already: false, files })
+    }
+
+    /// A daemon that has its own files in a mount of its own waits for itself.
+    fn check_apart(&self, dir: &Path) -> Result<()> {
+        let cache = &self.config.cache_dir;
+        let socket = socket::path(cache);
+        let ours = [Some(cache.as_path()), socket.as_deref()].into_iter().flatten();
+        for own in ours.filter_map(|path| path.canonicalize().ok()) {
+            if own.ancestors().any(|above| is_same_dir(above, dir)) {
+                bail!(
+                    "the cache ({}) lies inside of it; set KACHE_CACHE_DIR to another place",
+                    own.display()
+                );
+            }
+        }
+        let inside = dir.ancestors().any(|above| is_same_dir(above, cache));
+        if inside && link::of(dir).is_none() {
+            bail!("it lies inside of the cache ({})", cache.display());
+        }
+        Ok(())
     }
 
     pub fn umount(&self, dir: &Path, discard: bool) -> Response {
@@ -192,34 +246,75 @@ impl Engine {
 
     /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
     fn end(&self, hosted: &Arc<Hosted>, discard: bool, force: bool) -> Result<()> {
-        let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
+        self.drop_gone();
+        let keep = keep(&self.store);
+        let leave = if discard { Leave::Only(&keep) } else { Leave::Files(LinkPolicy::WhereAllowed) };
+        self.check_kept(&hosted.mount(), discard.then_some(&keep))?;
         let mut sound: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
         sound.retain(|hash| !discard && self.store.looks_sound(hash));
         let done = hosted.mount.write().unmount(leave, force)?;
         scratch::bring_back(&self.config.cache_dir, &hosted.dir);
-        if done.lost > 0 {
-            tracing::warn!(dir = %hosted.dir.display(), lost = done.lost, "views whose blobs were missing are gone");
-        }
         if discard {
             mounts::forget_freshness(&hosted.dir);
         }
         adopt::note_new_links(&self.store, &hosted.dir, &sound);
         self.mounts.write().unwrap_or_else(PoisonError::into_inner).retain(|m| !Arc::ptr_eq(m, hosted));
-        mounts::forget(&self.config.cache_dir, &hosted.dir)?;
-        self.store.set_pins(&pin_owner(&hosted.dir), &[])?;
+        self.forget(&hosted.dir)?;
+        if done.lost > 0 {
+            bail!("it is unmounted, but {} files are gone: their blobs are missing or damaged", done.lost);
+        }
         Ok(())
     }
 
-    /// Ends all mounts: with `handover` the next daemon finds them as they are, else they become real directories.
-    pub fn shutdown(&self, handover: bool) {
+    /// Fails when a file would be lost that is to stay.
+    fn check_kept(&self, mount: &Mount, keep: Option<&Keep>) -> Result<()> {
+        let mut names: BTreeMap<u64, (Hash, u64, Vec<RelPath>)> = BTreeMap::new();
+        for file in mount.walk()? {
+            if let Some(hash) = file.stat.blob {
+                let known = names.entry(file.stat.ino);
+                known.or_insert_with(|| (hash, file.stat.size, Vec::new())).2.push(file.path);
+            }
+        }
+        let mut lost = Vec::new();
+        for (hash, size, paths) in names.into_values() {
+            if keep.is_none_or(|keep| keep(&hash, &paths)) && !self.store.can_show(hash.as_bytes(), size)? {
+                lost.extend(paths);
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = lost.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = if lost.len() > NAMED { ", …" } else { "" };
+        bail!(
+            "{} files cannot be read any more, for their blobs are missing or damaged; \
+             remove them first (their units are built again), then unmount: {}{more}",
+            lost.len(),
+            named.join(", "),
+        )
+    }
+
+    /// Makes all mounts real directories. Those that cannot be stay mounted, and are named.
+    pub fn end_all(&self) -> Result<()> {
+        let mut failed = Vec::new();
         for hosted in self.all() {
-            let ended = if handover {
-                let mut mount = hosted.mount.write();
-                mount.unmount(Leave::Journal, true).map(drop).map_err(Into::into)
-            } else {
-                self.end(&hosted, false, true)
-            };
-            if let Err(error) = ended {
+            if let Err(error) = self.end(&hosted, false, true) {
+                failed.push(format!("{}: {error:#}", hosted.dir.display()));
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { bail!("cannot unmount {}", failed.join("; ")) }
+    }
+
+    /// Ends. The next daemon finds the mounts as they are.
+    pub fn shutdown(&self) {
+        for hosted in self.all() {
+            // What cargo knows of the compiler goes with the mount: then it asks, and whoever answers brings that back first.
+            let is_known = |path: &RelPath| path.as_bytes() == b".rustc_info.json";
+            if let Err(error) = hosted.mount().seal_quiet(Duration::ZERO, SEAL_BUDGET, &is_known) {
+                tracing::warn!(dir = %hosted.dir.display(), %error, "cannot seal what cargo knows of the compiler");
+            }
+            self.pin(&hosted);
+            if let Err(error) = hosted.mount.write().unmount(Leave::Journal, true) {
                 tracing::warn!(dir = %hosted.dir.display(), %error, "cannot unmount in order");
             }
         }
@@ -253,6 +348,7 @@ impl Engine {
         self.relink_gone();
         for hosted in self.all() {
             self.seal_quiet(&hosted);
+            self.drop_superseded(&hosted);
         }
         if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "cannot write to the index");
@@ -266,8 +362,13 @@ impl Engine {
         tracing::info!(link = %link.display(), ?emptied, ?linked, "linked an emptied mount again");
     }
 
-    /// Also called when cargo asks its first question, before it touches the target directory.
-    pub fn relink_gone(&self) {
+    /// When cargo asks its first question, before it touches the target directory.
+    pub fn expect_cargo(&self) {
+        self.drop_gone();
+        self.relink_gone();
+    }
+
+    fn relink_gone(&self) {
         for hosted in self.all() {
             if let Some(link) = link::of(&hosted.dir).filter(|l| link::is_gone(l)) {
                 self.relink(&hosted, &link);
@@ -308,6 +409,20 @@ impl Engine {
         }
     }
 
+    /// What a file was before it was written again is of no use to anybody but a build.
+    fn drop_superseded(&self, hosted: &Hosted) {
+        let mut superseded: Vec<[u8; 32]> =
+            hosted.mount().take_superseded().iter().map(|h| *h.as_bytes()).collect();
+        superseded.retain(|hash| !self.store.is_output(hash).unwrap_or(true));
+        if superseded.is_empty() {
+            return;
+        }
+        self.pin(hosted);
+        if let Err(error) = self.store.remove_superseded(&superseded) {
+            tracing::warn!(%error, "cannot remove what files were before");
+        }
+    }
+
     /// Tells gc what a mount shows.
     pub(super) fn pin(&self, hosted: &Hosted) {
         let shown: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
@@ -322,7 +437,7 @@ impl Engine {
     }
 
     pub(super) fn find(&self, dir: &Path) -> Option<Arc<Hosted>> {
-        self.all().into_iter().find(|m| m.dir == dir)
+        self.all().into_iter().find(|m| m.is_at(dir))
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Hosted>> {
@@ -396,12 +511,17 @@ impl Resolution {
 }
 
 impl Hosted {
+    /// Is this its directory, also after a directory around it was renamed?
+    fn is_at(&self, dir: &Path) -> bool {
+        self.dir == dir || (!dir.starts_with(&self.dir) && self.mount().dir_now() == dir)
+    }
+
     fn info(&self, store: &Store) -> MountInfo {
         let mount = self.mount();
         let stats = mount.statistics().unwrap_or_default();
         let agreed = mount.negotiated();
         MountInfo {
-            dir: self.dir.clone(),
+            dir: mount.dir_now(),
             files: stats.files,
             views: stats.views,
             shown_bytes: stats.bytes_shown,
@@ -513,7 +633,14 @@ impl Cache for Engine {
             None => self.store.hash_file(path),
             Some((hosted, inner)) => match hosted.stat(&inner)? {
                 None => Ok(None),
-                Some(Stat { blob: Some(hash), .. }) => Ok(Some(*hash.as_bytes())),
+                Some(Stat { blob: Some(hash), size, .. }) => {
+                    let hash = *hash.as_bytes();
+                    if !self.store.can_show(&hash, size)? {
+                        self.remotes.give_up(&hash);
+                        return Err(damaged().into());
+                    }
+                    Ok(Some(hash))
+                }
                 Some(stat) if stat.kind == Kind::Symlink => self.store.hash_file(path),
                 Some(_) => Ok(Some(self.store.hash_open(&hosted.mount().open_file(&inner)?)?)),
             },
@@ -629,7 +756,7 @@ impl Engine {
                 let hash = Hash::from_bytes(*hash);
                 // A view of nothing would be a build that fails later.
                 if !self.store.can_show(hash.as_bytes(), *size)? {
-                    return Err("a blob of this entry is missing or damaged".into());
+                    return Err(damaged().into());
                 }
                 FsPlacement {
                     path,
@@ -650,6 +777,15 @@ impl Engine {
         let scanned = crate::store::scan_at(&hosted.mount().open_file(inner)?, needles)?;
         Ok(Ingested { hash: *scanned.hash.as_bytes(), size: scanned.size, contains: scanned.contains })
     }
+}
+
+fn is_same_dir(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    id(a).is_some() && id(a) == id(b)
+}
+
+fn damaged() -> &'static str {
+    "a blob is missing or damaged"
 }
 
 /// Neither here nor to be fetched.
@@ -678,7 +814,7 @@ pub(super) fn pin_owner(dir: &Path) -> String {
 /// Not: lock files, and what is small and changes with every build anyway is fine to seal too.
 pub(super) fn is_worth_sealing(path: &RelPath) -> bool {
     let name = path.as_path().file_name().unwrap_or_default();
-    name != ".cargo-lock" && name != ".cargo-artifact-lock" && name != ".cargo-build-lock"
+    !cargo_locks::NAMES.iter().any(|lock| name == *lock)
 }
 
 /// In words, what to do where mounting is impossible.
@@ -694,10 +830,21 @@ fn explain(error: &MountError) -> Response {
     if unavailable { Response::Unavailable(error.to_string()) } else { Response::Failed(error.to_string()) }
 }
 
-/// Makes a directory complete (or drops its views) from the journal that a dead daemon left.
-pub fn dissolve(config: &Config, dir: &Path, state: &Path, leave: Leave) -> Result<()> {
+/// Views that no build brings back.
+fn keep(store: &Arc<Store>) -> impl Fn(&Hash, &[RelPath]) -> bool + use<> {
+    let store = Arc::clone(store);
+    move |hash, names| !heal::is_product(names) || !store.is_output(hash.as_bytes()).unwrap_or(false)
+}
+
+/// Makes a directory complete (or, with `discard`, drops what builds bring back) from the journal that a dead daemon left.
+pub fn dissolve(config: &Config, dir: &Path, state: &Path, discard: bool) -> Result<()> {
     let store = Arc::new(config.open_store()?);
-    kache_fs::dissolve_unmounted(dir, state, Arc::new(MountBlobs { store, remotes: None }), leave)
+    let keep = keep(&store);
+    let leave = if discard { Leave::Only(&keep) } else { Leave::Files(LinkPolicy::WhereAllowed) };
+    let done = kache_fs::dissolve_unmounted(dir, state, Arc::new(MountBlobs { store, remotes: None }), leave)
         .with_context(|| format!("cannot complete {}", dir.display()))?;
+    if done.lost > 0 {
+        tracing::error!(dir = %dir.display(), files = done.lost, "files are gone: their blobs are missing or damaged");
+    }
     Ok(())
 }

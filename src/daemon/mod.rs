@@ -3,9 +3,11 @@
 mod adopt;
 mod blobs;
 mod callers;
+mod cargo_locks;
 pub mod client;
 mod engine;
 mod forks;
+mod heal;
 pub mod link;
 pub mod mounts;
 mod owner;

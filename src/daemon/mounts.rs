@@ -5,12 +5,12 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kache_fs::{Leave, LinkPolicy, MountState};
+use kache_fs::MountState;
 use kache_wrapper::atomic;
 
 use super::view;
@@ -23,13 +23,99 @@ pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
     cache_dir.join("mounts").join(&id[..16])
 }
 
-/// Remembers that `dir` is to be mounted.
+/// Remembers that `dir`, which is not mounted yet, is to be. A state that a moved checkout has left becomes this one's.
 pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<PathBuf> {
     let state = state_dir(cache_dir, dir);
+    if !state.join("dir").exists()
+        && let Some(moved) = identity(dir).and_then(|identity| left_by(cache_dir, dir, &identity))
+    {
+        tracing::warn!(dir = %dir.display(), before = %moved.display(), "a moved checkout");
+        std::fs::rename(state_dir(cache_dir, &moved), &state)?;
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
+    if let Some(identity) = identity(dir) {
+        atomic::write(&state.join(IDENTITY), identity.to_string().as_bytes())?;
+    }
+    let _ = std::fs::remove_file(state.join(GONE));
     atomic::write(&state.join(SEEN_FROM), here().as_bytes())?;
     atomic::write(&state.join("dir"), dir.as_os_str().as_bytes())?;
     Ok(state)
+}
+
+/// In a state directory: which directory it belongs to, wherever it is.
+const IDENTITY: &str = "identity";
+/// In a state directory: since when its checkout is known to be gone.
+const GONE: &str = "gone";
+/// A checkout that is gone may come back for so long.
+const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    /// Of the file system.
+    fsid: u64,
+    ino: u64,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x} {:x}", self.fsid, self.ino)
+    }
+}
+
+/// Of a directory that is not mounted.
+fn identity(dir: &Path) -> Option<Identity> {
+    let ino = std::fs::metadata(dir).ok()?.ino();
+    Some(Identity { fsid: fsid(dir)?, ino })
+}
+
+#[allow(clippy::useless_conversion)] // The type differs between systems.
+fn fsid(dir: &Path) -> Option<u64> {
+    nix::sys::statvfs::statvfs(dir).ok().map(|fs| u64::from(fs.filesystem_id()))
+}
+
+fn known_identity(cache_dir: &Path, dir: &Path) -> Option<Identity> {
+    let text = std::fs::read_to_string(state_dir(cache_dir, dir).join(IDENTITY)).ok()?;
+    let (fsid, ino) = text.split_once(' ')?;
+    let number = |hex| u64::from_str_radix(hex, 16).ok();
+    Some(Identity { fsid: number(fsid)?, ino: number(ino)? })
+}
+
+/// The path under which this very directory was known, when it is not there any more.
+fn left_by(cache_dir: &Path, dir: &Path, identity: &Identity) -> Option<PathBuf> {
+    known_in(cache_dir)
+        .into_iter()
+        .find(|old| old != dir && !old.exists() && known_identity(cache_dir, old).as_ref() == Some(identity))
+}
+
+/// What has become of the checkout around a mounted directory.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Checkout {
+    Here,
+    /// Its file system is here, without it. `forgotten`: for so long, or with so little to lose, that nobody asks for it.
+    Gone {
+        forgotten: bool,
+    },
+    /// Its file system is not here.
+    Elsewhere,
+}
+
+pub fn checkout(cache_dir: &Path, dir: &Path) -> Checkout {
+    if dir.parent().is_some_and(Path::is_dir) || is_stale(dir) {
+        return Checkout::Here;
+    }
+    let above = dir.ancestors().find(|d| d.is_dir()).and_then(fsid);
+    if known_identity(cache_dir, dir).is_none_or(|known| above != Some(known.fsid)) {
+        return Checkout::Elsewhere;
+    }
+    let state = state_dir(cache_dir, dir);
+    let since = std::fs::metadata(state.join(GONE)).and_then(|m| m.modified()).ok();
+    if since.is_none()
+        && let Err(error) = atomic::write(&state.join(GONE), b"")
+    {
+        tracing::warn!(%error, "cannot note since when a checkout is gone");
+    }
+    let for_long = since.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > GRACE);
+    Checkout::Gone { forgotten: for_long || !kache_fs::has_journal(&state) }
 }
 
 /// In a state directory: from which mount namespace, in which run of the machine.
@@ -58,7 +144,11 @@ pub fn forget(cache_dir: &Path, dir: &Path) -> io::Result<()> {
 
 /// Directories with state: mounted now, or to be mounted again.
 pub fn known(config: &Config) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(config.cache_dir.join("mounts")) else { return Vec::new() };
+    known_in(&config.cache_dir)
+}
+
+fn known_in(cache_dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(cache_dir.join("mounts")) else { return Vec::new() };
     let mut dirs: Vec<PathBuf> = entries
         .flatten()
         .filter_map(|e| std::fs::read(e.path().join("dir")).ok())
@@ -103,8 +193,7 @@ pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Res
     if !state.join("dir").exists() {
         return Ok(stale);
     }
-    let leave = if discard { Leave::UpperOnly } else { Leave::Files(LinkPolicy::WhereAllowed) };
-    super::engine::dissolve(config, dir, &state, leave)?;
+    super::engine::dissolve(config, dir, &state, discard)?;
     super::scratch::bring_back(&config.cache_dir, dir);
     if discard {
         forget_freshness(dir);

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,7 @@ use super::protocol::{self, ALIVE, Body, Request, Response, Status, VERSION};
 use super::{signals, socket};
 use crate::config::Config;
 use crate::remote::Sharing;
+use crate::store::sys;
 
 /// Locked by the daemon of a cache directory as long as it lives.
 const LOCK: &str = "daemon.lock";
@@ -42,23 +44,30 @@ struct Server {
     /// Threads that wait for a client.
     idle: AtomicUsize,
     last_request: std::sync::Mutex<Instant>,
-    /// The next daemon takes the mounts over: keep them as they are instead of leaving complete directories.
-    handover: AtomicBool,
+}
+
+/// What becomes of mounts when the daemon is told to end by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// The next daemon shows them again.
+    Journal,
+    /// Real directories.
+    Files,
 }
 
 /// Serves until told to stop, or until it has had nothing to do for `daemon_idle_timeout`.
 ///
 /// `prepare` is called once when everything is ready; it may decide against serving.
-pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Result<()> {
+pub fn run(config: &Config, at_end: AtEnd, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Result<()> {
     let Some(instance) = single_instance(&config.cache_dir)? else {
         bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
     };
     return_large_memory();
+    sys::lift_limits();
     let bed = signals::watch()?;
-    let path = socket::path(&config.cache_dir);
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    }
+    let Some(path) = socket::path(&config.cache_dir) else {
+        bail!("the cache directory's path is too long for a socket, and /tmp/kache-UID is not private");
+    };
     // We hold the instance lock, so whatever is there belongs to a dead daemon.
     let _ = std::fs::remove_file(&path);
     let listener =
@@ -73,7 +82,6 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
         active: AtomicUsize::new(0),
         last_request: std::sync::Mutex::new(Instant::now()),
         idle: AtomicUsize::new(0),
-        handover: AtomicBool::new(false),
     });
     server.engine.recover();
     let prepared = prepare(&server.engine);
@@ -84,9 +92,11 @@ pub fn run(config: &Config, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Re
     // In a new directory at that place another daemon may listen.
     if is_ours() {
         let _ = std::fs::remove_file(&path);
+        socket::leave(&path);
     }
-    server.engine.shutdown(server.handover.load(Ordering::SeqCst));
-    prepared.map(drop)
+    let ended = if at_end == AtEnd::Files { server.engine.end_all() } else { Ok(()) };
+    server.engine.shutdown();
+    prepared.and(ended)
 }
 
 /// `is_ours`: the cache directory is the one we were started for. When somebody has removed it, there is nothing to do
@@ -101,6 +111,10 @@ fn serve(
     wait_for_clients(server, listener);
     while !signals::ending() {
         bed.sleep(TICK);
+        // There was no thread to be had.
+        if server.idle.load(Ordering::SeqCst) == 0 {
+            wait_for_clients(server, listener);
+        }
         server.engine.tick();
         server.engine.snapshot_quiet();
         let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
@@ -116,7 +130,8 @@ fn serve(
 fn wait_for_clients(server: &Arc<Server>, listener: &Arc<UnixListener>) {
     let (server, listener) = (Arc::clone(server), Arc::clone(listener));
     server.idle.fetch_add(1, Ordering::SeqCst);
-    std::thread::spawn(move || {
+    let counted = Arc::clone(&server);
+    let started = std::thread::Builder::new().name("kache-client".into()).spawn(move || {
         loop {
             let client = listener.accept();
             if server.idle.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -132,6 +147,10 @@ fn wait_for_clients(server: &Arc<Server>, listener: &Arc<UnixListener>) {
             }
         }
     });
+    if let Err(error) = started {
+        counted.idle.fetch_sub(1, Ordering::SeqCst);
+        tracing::warn!(%error, "cannot start a thread");
+    }
 }
 
 impl Server {
@@ -146,10 +165,12 @@ impl Server {
                 self.note(event);
                 continue;
             }
-            let ends = matches!(request.body, Body::Stop | Body::Restart);
+            let is_last = matches!(request.body, Body::Stop | Body::Restart);
             self.active.fetch_add(1, Ordering::SeqCst);
+            let mut ends = false;
             let answered = stream.write_all(&[ALIVE]).and_then(|()| {
-                let response = self.answer(request);
+                let response = self.answer_in_any_case(request);
+                ends = is_last && matches!(response, Response::Done);
                 protocol::send(&mut stream, &response)
             });
             self.active.fetch_sub(1, Ordering::SeqCst);
@@ -165,6 +186,12 @@ impl Server {
                 return;
             }
         }
+    }
+
+    /// A panic is the end of one request.
+    fn answer_in_any_case(&self, request: Request) -> Response {
+        catch_unwind(AssertUnwindSafe(|| self.answer(request)))
+            .unwrap_or_else(|_| Response::Failed("the daemon has panicked; see its log".into()))
     }
 
     fn answer(&self, request: Request) -> Response {
@@ -190,7 +217,7 @@ impl Server {
                                 }
                             }
                             // Cargo's first questions come before it touches the target directory.
-                            Lookup::Told(_) => engine.relink_gone(),
+                            Lookup::Told(_) => engine.expect_cargo(),
                             Lookup::Pass { .. } => {}
                         }
                         Response::Lookup(found)
@@ -239,11 +266,12 @@ impl Server {
             Body::Mounts => Response::Mounts(engine.mounts()),
             Body::CheckMount { dir } => engine.check(&dir),
             Body::Status => Response::Status(self.status()),
-            Body::Restart => {
-                self.handover.store(true, Ordering::SeqCst);
-                Response::Done
-            }
-            Body::Stop => Response::Done,
+            // The next daemon takes over the mounts as they are.
+            Body::Restart => Response::Done,
+            Body::Stop => match engine.end_all() {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Failed(format!("{error:#}")),
+            },
         }
     }
 
@@ -255,7 +283,7 @@ impl Server {
     /// Events are told, not asked: there is no answer.
     fn note(&self, event: Event) {
         if event.outcome == Outcome::Pass && event.kind != script::KIND {
-            self.engine.relink_gone();
+            self.engine.expect_cargo();
         }
         self.engine.event(&event);
     }

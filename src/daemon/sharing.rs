@@ -120,21 +120,4 @@ impl Engine {
     pub(super) fn upload_waiting(&self) {
         self.remotes.upload_soon();
     }
-
-    /// Takes views away whose blobs were promised by a remote that does not have them: cargo finds the unit stale, and
-    /// it is compiled.
-    pub(super) fn drop_gone(&self) {
-        let gone = self.remotes.take_gone();
-        if gone.is_empty() {
-            return;
-        }
-        for hosted in self.all() {
-            let mount = hosted.mount();
-            let Ok(files) = mount.walk() else { continue };
-            for file in files.iter().filter(|f| f.stat.blob.is_some_and(|h| gone.contains(h.as_bytes()))) {
-                let removed = mount.remove(&file.path);
-                tracing::warn!(path = ?file.path, dir = %hosted.dir.display(), ?removed, "its blob is gone");
-            }
-        }
-    }
 }

@@ -1,22 +1,26 @@
 //! Starting a daemon that outlives its starter and inherits nothing from it.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use kache_wrapper::claim::open_lock_file;
 
 use super::client::{Client, is_hung_up};
 use super::protocol::{Body, Response, Status, VERSION};
-use super::server;
+use super::{mounts, server};
 use crate::config::Config;
-use crate::store::sys;
+use crate::store::{Store, sys};
 
 /// A daemon that did not come up is not tried again for so long.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Starts a daemon in the background, without waiting for it.
 pub fn spawn(config: &Config) -> Result<()> {
+    // Nothing is written into a directory that is not ours.
+    Store::create_dirs_in(&config.cache_dir)?;
     let exe = std::env::current_exe().context("cannot find the kache program itself")?;
     let mut command = sys::detached(&exe);
     command
@@ -34,9 +38,15 @@ pub fn spawn(config: &Config) -> Result<()> {
 pub fn spawn_if_absent(config: &Config) {
     let tried = config.cache_dir.join("daemon.tried");
     let age = std::fs::metadata(&tried).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-    if age.is_some_and(|age| age < RETRY) || std::fs::write(&tried, b"").is_err() {
+    if age.is_some_and(|age| age < RETRY) || Store::create_dirs_in(&config.cache_dir).is_err() {
         return;
     }
+    if open_lock_file(&tried).is_ok_and(|file| file.set_modified(SystemTime::now()).is_ok()) {
+        spawn_if_free(config);
+    }
+}
+
+fn spawn_if_free(config: &Config) {
     if matches!(server::single_instance(&config.cache_dir), Ok(Some(_)))
         && let Err(error) = spawn(config)
     {
@@ -44,28 +54,34 @@ pub fn spawn_if_absent(config: &Config) {
     }
 }
 
+/// Cargo is about to touch a target directory. If a daemon had mounts and is gone, the next one brings them back first.
+pub fn bring_back(config: &Config) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    if config.daemon_idle_timeout.is_zero() || mounts::known(config).is_empty() {
+        return;
+    }
+    if Client::connect(&config.cache_dir).is_none() {
+        spawn_if_free(config);
+    }
+    // It answers when all is there.
+    if let Ok(mut client) = wait(&config.cache_dir, PATIENCE)
+        && client.sees_our_files()
+    {
+        let _ = client.ask(Body::Status, PATIENCE);
+    }
+}
+
 /// What a daemon may take over from the one who happens to start it: nothing that belongs to a build.
 fn inherited() -> impl Iterator<Item = (String, std::ffi::OsString)> {
-    [
-        "HOME",
-        "PATH",
-        "USER",
-        "LOGNAME",
-        "XDG_RUNTIME_DIR",
-        "XDG_CONFIG_HOME",
-        "XDG_CACHE_HOME",
-        "TMPDIR",
-        "KACHE_CONFIG",
-    ]
-    .into_iter()
-    .filter_map(|name| std::env::var_os(name).map(|v| (name.to_owned(), v)))
+    ["HOME", "PATH", "USER", "LOGNAME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR", "KACHE_CONFIG"]
+        .into_iter()
+        .filter_map(|name| std::env::var_os(name).map(|v| (name.to_owned(), v)))
 }
 
 fn log(config: &Config) -> Option<std::fs::File> {
-    use std::os::unix::fs::DirBuilderExt;
-    // The first daemon of a cache directory comes before anything is in it.
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir).ok()?;
-    std::fs::OpenOptions::new().create(true).append(true).open(config.cache_dir.join("daemon.log")).ok()
+    let mut open = std::fs::OpenOptions::new();
+    open.create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    open.open(config.cache_dir.join("daemon.log")).ok()
 }
 
 /// A connection to a running daemon of this version and this program, started (or replaced) when there is none.
@@ -93,6 +109,11 @@ pub fn hosting(config: &Config) -> Result<Option<Client>> {
         Some(client) if !client.sees_our_files() => Ok(None),
         _ => running(config),
     }
+}
+
+/// Whatever daemon there is that sees our files, to be asked and left alone. One of another version says so.
+pub fn present(config: &Config) -> Option<Client> {
+    Client::connect(&config.cache_dir).filter(Client::sees_our_files)
 }
 
 fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<Client>> {

@@ -8,7 +8,7 @@ use kache_fs::{MountState, mount_state};
 use super::{Check, Options};
 use crate::config::Config;
 use crate::daemon::client::Client;
-use crate::daemon::mounts;
+use crate::daemon::mounts::{self, Checkout};
 use crate::daemon::protocol::{Body, MountInfo, Response, VERSION};
 
 /// A healthy mount answers a stat within microseconds.
@@ -135,9 +135,14 @@ fn examine_dead(config: &Config, options: &Options, dir: &Path) -> Check {
         let remedy = "look at it from there; `kache mount` here makes it this one's";
         return Check::warn(NAME, format!("{shown}: of another mount namespace"), remedy);
     }
-    let gone = !dir.parent().is_some_and(Path::is_dir);
+    let checkout = mounts::checkout(&config.cache_dir, dir);
+    if checkout == Checkout::Elsewhere {
+        let remedy = "nothing to do: what it shows is kept until its disk is back";
+        return Check::warn(NAME, format!("{shown}: its disk is not here"), remedy);
+    }
+    let gone = checkout != Checkout::Here;
     let what = match (gone, mount_state(dir, PATIENCE)) {
-        (true, _) => "its checkout was deleted",
+        (true, _) => "its checkout was deleted or moved; what it shows is kept for a week",
         (_, MountState::Stale) => "dead: its daemon is gone",
         (_, MountState::Silent) => "does not answer",
         (_, MountState::Live) => "served by somebody who is not our daemon",

@@ -269,7 +269,7 @@ fn inline(store: &Store, output: &Output, room: &mut usize, manifest: &mut Manif
         return;
     }
     let mut bytes = Vec::with_capacity(size);
-    let Ok(file) = store.open_blob(&output.blob) else { return };
+    let Ok(file) = store.open_sound(&output.blob, output.size) else { return };
     if file.take(SMALL + 1).read_to_end(&mut bytes).is_ok() && blake3::hash(&bytes).as_bytes() == &output.blob
     {
         *room -= size;

@@ -108,6 +108,7 @@ impl Remotes {
                     // It came meanwhile, and nobody needs to know any more where from.
                     continue;
                 }
+                self.give_up(hash);
                 return Err(gone());
             };
             self.fetch_from_any(&(*hash, size, executable), until)?;
@@ -130,7 +131,7 @@ impl Remotes {
                 if let Err(error) = self.store.unfetchable(&wanted.0) {
                     tracing::warn!(%error, "cannot forget a blob");
                 }
-                self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.0);
+                self.give_up(&wanted.0);
                 Err(errors.swap_remove(0))
             }
         }
@@ -173,6 +174,11 @@ impl Remotes {
                 session.upload_soon();
             }
         }
+    }
+
+    /// Nobody has this blob.
+    pub fn give_up(&self, hash: &Hash) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(*hash);
     }
 
     /// Blobs that turned out not to be had since the last call: whatever shows them must not go on doing so.

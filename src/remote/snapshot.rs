@@ -73,7 +73,7 @@ pub(super) async fn upload(
         if size > bucket.settings().max_blob {
             return Ok(Done::Dropped);
         }
-        let file = store.open_blob(&hash).ok();
+        let file = store.open_sound(&hash, size).ok();
         let (bucket, slots, scratch) = (Arc::clone(bucket), Arc::clone(slots), store.scratch());
         tasks.spawn(async move {
             let _slot = slots.acquire().await;

@@ -150,7 +150,7 @@ async fn upload(
     let mut tasks = JoinSet::new();
     for output in &shared.publication.entry.outputs {
         // An entry that came from a remote and was never opened here has nothing to give.
-        let Ok(file) = store.open_blob(&output.blob) else { return Ok(Done::Dropped) };
+        let Ok(file) = store.open_sound(&output.blob, output.size) else { return Ok(Done::Dropped) };
         let (bucket, slots, scratch) = (Arc::clone(bucket), Arc::clone(slots), store.scratch());
         let (hash, size) = (output.blob, output.size);
         tasks.spawn(async move {

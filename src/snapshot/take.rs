@@ -271,7 +271,7 @@ impl Needles {
             // was noted when it came.
             return Ok(Names::default());
         }
-        let blob = store.open_blob(&file.hash)?;
+        let blob = store.open_sound(&file.hash, file.size)?;
         let all: Vec<&[u8]> = self.all().collect();
         let scanned = crate::store::scan_at(&blob, &all)?;
         let (packages, checkout) = all.split_at(1);

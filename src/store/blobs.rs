@@ -365,6 +365,11 @@ impl Store {
         }))
     }
 
+    /// Is it an output of an entry?
+    pub fn is_output(&self, hash: &Hash) -> Result<bool> {
+        self.with(|conn| conn.prepare_cached("SELECT 1 FROM entry_blobs WHERE hash = ?")?.exists([hash]))
+    }
+
     /// Is there a file of this name, whatever is in it?
     pub fn is_on_disk(&self, hash: &Hash) -> bool {
         self.blob_path(hash).exists()
@@ -378,6 +383,21 @@ impl Store {
     /// Opens a blob for reading.
     pub fn open_blob(&self, hash: &Hash) -> io::Result<File> {
         OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.blob_path(hash))
+    }
+
+    /// Opens a blob whose bytes are what its hash says.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Damaged`], and what the file system says.
+    pub fn open_sound(&self, hash: &Hash, size: u64) -> Result<File> {
+        let (path, meta) = self.sound_blob(hash, size)?;
+        let file = self.open_blob(hash).at("read", &path)?;
+        let now = file.metadata().at("read", &path)?;
+        // Another one has taken its place meanwhile, which came whole.
+        if now.ino() == meta.ino() && !FileId::of(&now).same_content(&FileId::of(&meta)) {
+            return Err(Error::Changed { path });
+        }
+        Ok(file)
     }
 
     /// Gives a blob one more name, on the same file system.

@@ -14,8 +14,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
@@ -173,20 +173,35 @@ pub fn err(path: &Path) -> impl Fn(rusqlite::Error) -> Error + '_ {
     |source| Error::Db { path: path.to_owned(), source }
 }
 
-/// Directories inside the cache directory, each closed to other users.
+/// The cache directory and those in it, each closed to other users.
 pub fn create_dirs(dir: &Path) -> Result<()> {
-    let private = |path: PathBuf| {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).at("create directory", &path)
-    };
-    private(dir.to_owned())?;
+    private(dir)?;
     let owner = fs::metadata(dir).at("read", dir)?.uid();
-    let me = nix::unistd::geteuid().as_raw();
+    ["locks", "store", "store/blobs", "store/tmp", "store/quarantine"].iter().try_for_each(|sub| {
+        let path = dir.join(sub);
+        private(&path)?;
+        // Somebody else may have put it there while the cache directory was open to all.
+        match fs::symlink_metadata(&path).at("read", &path)? {
+            meta if meta.uid() == owner || meta.uid() == me() => Ok(()),
+            meta => Err(Error::NotOurs { path, owner: meta.uid(), me: me() }),
+        }
+    })
+}
+
+fn private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create directory", path)?;
+    let meta = fs::metadata(path).at("read", path)?;
     // root may work in another user's cache (containers with a mounted volume); nobody else may be lured into one.
-    if owner != me && me != 0 {
-        return Err(Error::NotOurs { path: dir.to_owned(), owner, me });
+    if meta.uid() != me() && me() != 0 {
+        return Err(Error::NotOurs { path: path.to_owned(), owner: meta.uid(), me: me() });
     }
-    for sub in ["locks", "store/blobs", "store/tmp", "store/quarantine"] {
-        private(dir.join(sub))?;
+    if meta.mode() & 0o022 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o755))
+            .at("close to others", path)?;
     }
     Ok(())
+}
+
+fn me() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }

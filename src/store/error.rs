@@ -68,6 +68,21 @@ fn remedy(source: &io::Error) -> &'static str {
 }
 
 impl Error {
+    /// There is no room on the disk, or none for this user.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            // SQLite says so, or (of a file that it maps) that it cannot write.
+            Error::Db { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::SystemIoFailure)
+            ),
+            _ => false,
+        }
+    }
+
     /// The index itself is broken: no statement on it can be trusted.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Db { source, .. } if is_corruption(source))

@@ -9,8 +9,12 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::error::Result;
 use super::index::forget_entry;
-use super::{Hash, Store, db, lock, now_s};
+use super::{Hash, Store, db, lock, now_s, sys};
 
+/// In the cache directory.
+const RESERVE: &str = "reserve";
+/// Bytes. What one batch writes to the index is less.
+const RESERVED: u64 = 4 << 20;
 /// Entries or blobs removed while others wait.
 const BATCH: usize = 64;
 /// A blob without an entry may be on its way to one, in seconds.
@@ -61,6 +65,31 @@ impl Store {
     /// Makes the blobs take at most `TARGET_PERCENT` of `max_size` bytes, if they take more than `max_size`.
     /// `None`: another process is at it.
     pub fn gc(&self, max_size: u64) -> Result<Option<GcReport>> {
+        self.with_room(|| self.collect(max_size))
+    }
+
+    /// Takes room on the disk that nobody uses, so that there is always some to make more.
+    pub fn keep_reserve(&self) {
+        let path = self.dir.join(RESERVE);
+        if path.exists() {
+            return;
+        }
+        let reserved = fs::File::create(&path).and_then(|file| sys::reserve(&file, RESERVED));
+        if reserved.is_err() {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn with_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let mut done = work();
+        if matches!(&done, Err(error) if error.is_full()) && give_up_reserve(&self.dir) {
+            done = work();
+        }
+        self.keep_reserve();
+        done
+    }
+
+    fn collect(&self, max_size: u64) -> Result<Option<GcReport>> {
         let Some(_only_one) = lock::try_exclusive(&self.dir.join("locks/gc-run.lock"))? else {
             return Ok(None);
         };
@@ -100,8 +129,21 @@ impl Store {
         Ok(Some(report))
     }
 
+    /// Removes those of these blobs that nobody needs, young as they may be.
+    pub fn remove_superseded(&self, hashes: &[Hash]) -> Result<()> {
+        self.flush()?;
+        let found = |hash: &Hash| Ok(self.find_blob(hash)?.map(|row| (*hash, row.disk as i64)));
+        let blobs: Vec<_> =
+            hashes.iter().filter_map(|hash| found(hash).transpose()).collect::<Result<_>>()?;
+        self.remove(&mut GcReport::default(), &blobs)
+    }
+
     /// Forgets entries: of one crate, or all. Their blobs go unless something else needs them.
     pub fn purge(&self, crate_name: Option<&str>) -> Result<GcReport> {
+        self.with_room(|| self.forget_entries(crate_name))
+    }
+
+    fn forget_entries(&self, crate_name: Option<&str>) -> Result<GcReport> {
         self.flush()?;
         *self.memory() = Default::default();
         let mut report = GcReport::default();
@@ -293,6 +335,11 @@ impl Store {
             spawn(program, &self.dir, self.max_size());
         }
     }
+}
+
+/// False when there is none.
+pub(super) fn give_up_reserve(dir: &Path) -> bool {
+    fs::remove_file(dir.join(RESERVE)).is_ok()
 }
 
 /// Takes those of these blobs that nobody needs out of the index.

@@ -85,7 +85,10 @@ impl Store {
     /// The directory cannot be made or written, belongs to somebody else, or holds an index of a newer kache. A
     /// corrupt index is no error: it is set aside and a new one begun.
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
-        let conn = db::open(dir)?;
+        let conn = match db::open(dir) {
+            Err(error) if error.is_full() && gc::give_up_reserve(dir) => db::open(dir)?,
+            other => other?,
+        };
         Ok(Store {
             dir: dir.to_owned(),
             options,
@@ -102,6 +105,11 @@ impl Store {
     /// The cache directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Makes the cache directory and what belongs in it. It is ours, and nobody else can write there.
+    pub fn create_dirs_in(dir: &Path) -> Result<()> {
+        db::create_dirs(dir)
     }
 
     /// Where lock files of the store in `dir` are.

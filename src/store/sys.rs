@@ -25,6 +25,14 @@ pub fn reflink(_: &File, _: &File) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ENOTSUP))
 }
 
+/// Gives an empty file so many bytes on the disk.
+pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return Ok(nix::fcntl::fallocate(file, nix::fcntl::FallocateFlags::empty(), 0, bytes as i64)?);
+    #[cfg(not(target_os = "linux"))]
+    return (0..bytes >> 16).try_for_each(|_| io::Write::write_all(&mut &*file, &[1; 1 << 16]));
+}
+
 /// A program that will outlive its starter and inherits nothing from it but the environment: no session, directory,
 /// stream or descriptor.
 pub fn detached(program: &Path) -> Command {
@@ -45,14 +53,39 @@ pub fn detached(program: &Path) -> Command {
 /// of its starter's pipes and locks. Safe between fork and exec.
 fn close_inherited_on_exec() {
     #[cfg(target_os = "linux")]
-    // SAFETY: close_range with CLOEXEC touches only flags of descriptors.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: close_range with CLOEXEC touches only flags of descriptors. Linux has it since 5.11.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+        return;
     }
-    #[cfg(not(target_os = "linux"))]
-    for fd in 3..256 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes into a structure of ours.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    // A limit that was lowered leaves what is open above it.
+    let end = if known { limit.rlim_max.clamp(1 << 12, 1 << 20) as libc::c_int } else { 1 << 16 };
+    for fd in 3..end {
         // SAFETY: fcntl on any number is harmless.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// Gives this process what it would have had from the system, and not from a shell: no limits that can be lifted, the
+/// usual priority where it may be had, and no signal for a file that grows too large.
+pub fn lift_limits() {
+    for limit in [libc::RLIMIT_FSIZE, libc::RLIMIT_AS, libc::RLIMIT_CPU, libc::RLIMIT_DATA] {
+        let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a structure of ours that lives through the calls. What is refused stays as it is.
+        unsafe {
+            libc::getrlimit(limit, &raw mut now);
+            let free = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+            if libc::setrlimit(limit, &raw const free) != 0 {
+                libc::setrlimit(limit, &libc::rlimit { rlim_cur: now.rlim_max, ..now });
+            }
+        }
+    }
+    // SAFETY: these take integers.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

@@ -31,6 +31,7 @@ mod mounts {
     mod crash;
     mod editing;
     mod life;
+    mod loss;
     mod space;
 }
 

@@ -67,6 +67,11 @@ impl Checkout {
         other
     }
 
+    /// The same checkout, moved there.
+    pub fn at(&self, dir: &Path) -> Checkout {
+        Checkout { dir: dir.to_owned(), ..self.clone() }
+    }
+
     /// Cargo is ended with all that it started when it takes longer: for builds that might wait for themselves.
     pub fn limited(&self, seconds: u32) -> Checkout {
         Checkout { limit: Some(seconds), ..self.clone() }

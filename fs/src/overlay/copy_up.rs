@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Gid, Mode, Timestamps, Uid};
+use rustix::fs::{Gid, Mode, SeekFrom, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::{Overlay, State};
@@ -37,6 +37,8 @@ impl Overlay {
             });
             self.upper.finish(&temporary);
             if done? {
+                gate.copies.fetch_add(1, Ordering::Relaxed);
+                self.superseded.lock().push(view.hash);
                 return Ok(());
             }
         }
@@ -115,16 +117,38 @@ impl Overlay {
     }
 }
 
-/// Copies bytes inside the kernel where it can.
+/// Copies bytes inside the kernel where it can. Holes stay holes.
 fn copy(from: &File, to: &File, length: u64) -> Result<()> {
-    let (mut at, mut into) = (0, 0);
+    rustix::fs::ftruncate(to, length)?;
+    let mut at = 0;
     while at < length {
-        let step = usize::try_from(length - at).unwrap_or(usize::MAX).min(1 << 30);
+        let (start, end) = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) if start >= length => break,
+            Ok(start) => (start, rustix::fs::seek(from, SeekFrom::Hole(start))?.min(length)),
+            // Nothing but a hole, or a file that has become shorter.
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => (at, length),
+            Err(error) => return Err(error.into()),
+        };
+        copy_data(from, to, start, end)?;
+        at = end;
+    }
+    if rustix::fs::fstat(from)?.st_size as u64 >= length {
+        Ok(())
+    } else {
+        Err(FsError::new(Errno::IO, "a blob has lost bytes"))
+    }
+}
+
+fn copy_data(from: &File, to: &File, start: u64, end: u64) -> Result<()> {
+    let (mut at, mut into) = (start, start);
+    while at < end {
+        let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 30);
         match rustix::fs::copy_file_range(from, Some(&mut at), to, Some(&mut into), step) {
             Ok(0) => return Err(FsError::new(Errno::IO, "a blob has lost bytes")),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::IO) => {
-                return copy_by_hand(from, to, at, length);
+                return copy_by_hand(from, to, at, end);
             }
             Err(error) => return Err(error.into()),
         }

@@ -116,7 +116,7 @@ impl Overlay {
         if let Some(file) = self.fds.get(Key::Blob(view.hash), false) {
             return Ok(file);
         }
-        let file = self.blobs.open(&view.hash).map_err(|error| {
+        let file = self.blobs.open(&view.hash, view.size).map_err(|error| {
             tracing::error!(hash = %view.hash, %error, "cannot open a blob that a mount shows");
             FsError::new(Errno::IO, "open a blob")
         })?;

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use blake3::Hash;
 use rustix::fs::{AtFlags, Gid, Mode, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -19,6 +20,9 @@ pub enum LinkPolicy {
     /// Where reflinks are not to be had, for views that were placed with `link_ok` and whose blob has no other link.
     WhereAllowed,
 }
+
+/// Is a view of this blob, under these names, to be kept?
+pub type Keep = dyn Fn(&Hash, &[RelPath]) -> bool;
 
 /// How many files became real, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +55,21 @@ const BATCH: usize = 128;
 /// As many are quicker one by one than with everything else that waits for the disk.
 const FEW: usize = 8;
 
+/// Bytes that file systems round sizes up to.
+const BLOCK: u64 = 4096;
+
+/// Views that are to become files.
+fn chosen(state: &State, keep: Option<&Keep>) -> Vec<u64> {
+    let wanted = |ino: u64, view: &View| keep.is_none_or(|keep| keep(&view.hash, &state.tree.paths(ino)));
+    let nodes = state.tree.nodes().filter(|(_, node)| node.names.len() > 0);
+    let mut views: Vec<u64> = nodes
+        .filter(|(ino, node)| node.view().is_some_and(|v| wanted(*ino, v)))
+        .map(|(ino, _)| ino)
+        .collect();
+    views.sort_unstable();
+    views
+}
+
 impl Materialized {
     fn count(&mut self, way: Way) {
         match way {
@@ -62,18 +81,46 @@ impl Materialized {
 }
 
 impl Overlay {
-    /// Makes every view an ordinary file in the upper. Each is journaled when it is done, so that this can be cut off and
-    /// begun again.
-    pub fn materialize(&self, policy: LinkPolicy) -> Result<Materialized> {
+    /// Bytes that [`Overlay::materialize`] would write, roughly, and bytes that are free.
+    pub fn room_for_files(&self, policy: LinkPolicy, keep: Option<&Keep>) -> Result<(u64, u64)> {
+        let disk = self.statfs()?;
+        let state = self.state.read();
+        let all: Vec<View> =
+            chosen(&state, keep).iter().filter_map(|ino| state.tree.node(*ino)?.view().cloned()).collect();
+        drop(state);
+        let links = policy == LinkPolicy::WhereAllowed && self.is_beside_blobs(&all);
+        let mut copies = all.iter().filter(|view| view.size > 0 && !(links && view.link_ok)).peekable();
+        let needed = match copies.peek() {
+            Some(view) if !self.can_clone(view) => copies.map(|v| v.size.next_multiple_of(BLOCK)).sum(),
+            _ => 0,
+        };
+        Ok((needed, disk.f_bavail * disk.f_frsize))
+    }
+
+    /// Do blobs and upper lie on one file system?
+    fn is_beside_blobs(&self, views: &[View]) -> bool {
+        let Some(view) = views.first() else { return true };
+        let slot = self.blobs.slot(&view.hash, false);
+        slot.is_ok_and(|s| rustix::fs::fstat(&s.dir).is_ok_and(|stat| stat.st_dev == self.device()))
+    }
+
+    fn can_clone(&self, view: &View) -> bool {
+        let try_it = || -> Result<()> {
+            let blob = self.blobs.open(&view.hash, view.size)?;
+            let temporary = self.upper.temporary()?;
+            let cloned = rustix::fs::ioctl_ficlone(&temporary.file, &blob);
+            self.upper.finish(&temporary);
+            Ok(cloned?)
+        };
+        try_it().is_ok()
+    }
+
+    /// Makes views (all, or those that are to be kept) ordinary files in the upper. Each is journaled when it is done, so
+    /// that this can be cut off and begun again.
+    pub fn materialize(&self, policy: LinkPolicy, keep: Option<&Keep>) -> Result<Materialized> {
         let mut report = Materialized::default();
         let mut state = self.state.write();
-        let mut views: Vec<u64> = state
-            .tree
-            .nodes()
-            .filter(|(_, n)| n.view().is_some() && n.names.len() > 0)
-            .map(|(ino, _)| ino)
-            .collect();
-        views.sort_unstable();
+        let views = chosen(&state, keep);
         for batch in views.chunks(BATCH) {
             let mut copies = Vec::new();
             let mut done = batch
@@ -126,7 +173,7 @@ impl Overlay {
         names: &[RelPath],
         policy: LinkPolicy,
     ) -> Result<Option<(Temporary, Way)>> {
-        let blob = self.blobs.open(&view.hash)?;
+        let blob = self.blobs.open(&view.hash, view.size)?;
         let stat = rustix::fs::fstat(&blob)?;
         if stat.st_size as u64 != view.size {
             return Err(FsError::new(Errno::IO, "a blob is not as long as its view"));

@@ -19,7 +19,7 @@ mod xattr;
 
 pub use attr::{Attr, SetAttr, SetTime};
 pub use data::Reading;
-pub use materialize::{LinkPolicy, Materialized};
+pub use materialize::{Keep, LinkPolicy, Materialized};
 pub use namespace::{Caller, RenameMode};
 pub(crate) use place::timespec;
 pub use place::{Content, Placement};
@@ -78,6 +78,8 @@ pub(crate) struct Overlay {
     /// Renames from the upper into the store do not work.
     cross_device: std::sync::atomic::AtomicBool,
     cannot_clone: std::sync::atomic::AtomicBool,
+    /// Blobs whose view was written.
+    superseded: parking_lot::Mutex<Vec<Hash>>,
 }
 
 /// What the kernel has to be told once no lock is held.
@@ -115,6 +117,7 @@ impl Overlay {
             names: AtomicU64::new(0),
             cross_device: false.into(),
             cannot_clone: false.into(),
+            superseded: parking_lot::Mutex::default(),
         };
         overlay.recover(&frames)?;
         Ok(overlay)
@@ -323,6 +326,11 @@ impl Overlay {
         let image = state.tree.image();
         state.journal.rewrite(&image)?;
         Ok(())
+    }
+
+    /// Blobs whose views were written since the last call. Some may be shown elsewhere still.
+    pub fn take_superseded(&self) -> Vec<Hash> {
+        std::mem::take(&mut *self.superseded.lock())
     }
 
     /// Hashes of all blobs that this mount shows (or that somebody has open in it).

@@ -29,6 +29,7 @@ use crate::lease::Lease;
 use crate::path::RelPath;
 use crate::record::{Op, Redo, View};
 use crate::tree::{Gate, Kind as NodeKind};
+use crate::upper::FOREIGN;
 
 /// Why a file did not become a blob.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,9 @@ struct Staged<'a> {
     names: Vec<RelPath>,
 }
 
+/// A file that was a blob and was written so often does not become one in the background again.
+const COPIES: u32 = 2;
+
 /// Files that become blobs with one write to the journal.
 const BATCH: usize = 128;
 
@@ -177,7 +181,9 @@ impl Overlay {
         let node = state.node(ino)?;
         let real = match &node.kind {
             NodeKind::View(_) => return Err(SealError::AlreadyView),
-            NodeKind::Upper(upper) if upper.file_type == FileType::RegularFile => upper.real,
+            NodeKind::Upper(upper) if upper.file_type == FileType::RegularFile && upper.real != FOREIGN => {
+                upper.real
+            }
             _ => return Err(SealError::NotAFile),
         };
         // One that cannot write: nobody may, when the file becomes a blob.
@@ -286,7 +292,7 @@ impl Overlay {
         }
         if present && durable {
             // It takes the place of a file that was on the disk.
-            self.blobs.open(hash)?.sync_data()?;
+            self.blobs.open(hash, *size)?.sync_data()?;
         }
         // Where writers of this mount were, a descriptor of its own may still be open.
         self.fds.remove(Key::Upper(ticket.ino));
@@ -354,7 +360,9 @@ impl Overlay {
         let mut report = Sealed { complete: true, ..Sealed::default() };
         self.load_all()?;
         let mut hashed = Vec::new();
-        for (ino, path) in self.candidates(older_than) {
+        let (quiet, later) = self.candidates(older_than);
+        report.complete = !later;
+        for (ino, path) in quiet {
             if start.elapsed() > budget {
                 report.complete = false;
                 break;
@@ -380,7 +388,7 @@ impl Overlay {
     fn hash_quiet(&self, ino: u64, older_than: Duration) -> Result<Option<Hashed>, SealError> {
         let ticket = self.begin_seal_of(ino)?;
         let stat = rustix::fs::fstat(ticket.file())?;
-        if ticket.size == 0 || !is_older(&stat, older_than) {
+        if ticket.size == 0 || !is_older(&stat, older_than) || has_holes(&stat) {
             return Ok(None);
         }
         // Reading what cannot become a blob would be for nothing.
@@ -414,23 +422,33 @@ impl Overlay {
         }
     }
 
-    fn candidates(&self, older_than: Duration) -> Vec<(u64, RelPath)> {
+    /// Files that are quiet; and whether others will be, if nothing happens to them.
+    fn candidates(&self, older_than: Duration) -> (Vec<(u64, RelPath)>, bool) {
         let state = self.state.read();
-        let limit = self.age_ms().saturating_sub(older_than.as_millis() as u64);
+        let now = self.age_ms();
         let mut found: HashMap<u64, RelPath> = HashMap::new();
-        for (ino, node) in state.tree.nodes() {
-            let quiet = node.gate_if_used().is_none_or(|g| {
-                let at = g.changed_at.load(Ordering::Relaxed);
-                at == 0 || at <= limit
+        let mut later = false;
+        let files = state.tree.nodes().filter(|(_, node)| {
+            node.upper().is_some_and(|u| u.file_type == FileType::RegularFile && u.real != FOREIGN)
+        });
+        for (ino, node) in files {
+            let (at, copies) = node.gate_if_used().map_or((0, 0), |gate| {
+                (gate.changed_at.load(Ordering::Relaxed), gate.copies.load(Ordering::Relaxed))
             });
-            if node.upper().is_some_and(|u| u.file_type == FileType::RegularFile)
-                && quiet
-                && let Some(path) = state.tree.path(ino)
-            {
+            if copies > COPIES {
+                continue;
+            }
+            // One that is written again and again is copied and hashed each time.
+            let pause = (older_than.as_millis() as u64) << copies;
+            if at > 0 && at + pause > now {
+                later |= copies > 0;
+                continue;
+            }
+            if let Some(path) = state.tree.path(ino) {
                 found.insert(ino, RelPath::from_bytes(path));
             }
         }
-        found.into_iter().collect()
+        (found.into_iter().collect(), later)
     }
 }
 
@@ -477,6 +495,12 @@ fn in_use(error: std::io::Error) -> SealError {
 
 fn changed(stat: &Stat) -> Timespec {
     Timespec { tv_sec: stat.st_ctime, tv_nsec: stat.st_ctime_nsec as i64 }
+}
+
+/// A disk image, say: its copies would be larger, and reading it takes for ever.
+fn has_holes(stat: &Stat) -> bool {
+    const TOLERANCE: i64 = 1 << 20;
+    stat.st_blocks * 512 + TOLERANCE < stat.st_size
 }
 
 fn is_older(stat: &Stat, than: Duration) -> bool {

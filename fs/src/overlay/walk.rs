@@ -157,7 +157,7 @@ impl Overlay {
                 }
             }
         };
-        Ok(self.blobs.open(&view.hash)?)
+        Ok(self.blobs.open(&view.hash, view.size)?)
     }
 
     /// Target of a symbolic link.

@@ -60,7 +60,7 @@ impl Rig {
         self.mount = Some(mount.unwrap_or_else(|error| panic!("cannot mount: {error}")));
     }
 
-    pub fn stop(&mut self, leave: Leave) -> Materialized {
+    pub fn stop(&mut self, leave: Leave<'_>) -> Materialized {
         let mut mount = self.mount.take().unwrap();
         mount.unmount(leave, false).unwrap()
     }

@@ -12,7 +12,7 @@ by_root_and_user!(
     what_is_there_stays,
     views_can_be_dropped,
     a_mount_on_a_mount_is_one,
-    sigterm_leaves_real_directories,
+    sigterm_keeps_what_is_shown,
     a_new_program_takes_over,
     another_version_takes_over,
     a_daemon_without_work_ends,
@@ -85,15 +85,27 @@ fn a_mount_on_a_mount_is_one(world: World) {
     assert!(!other.status.success() && String::from_utf8_lossy(&other.stderr).contains("not mounted"));
 }
 
-fn sigterm_leaves_real_directories(world: World) {
+fn sigterm_keeps_what_is_shown(world: World) {
     let checkouts = ["first", "second"].map(|name| world.checkout(name, "workspace"));
     checkouts.iter().for_each(|c| drop(c.cargo("build").ok()));
-    let daemon = world.daemon();
-    kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
-    world.wait_for_end(daemon);
+    let terminate = || {
+        let daemon = world.daemon();
+        kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
+        world.wait_for_end(daemon);
+    };
+    terminate();
     for c in &checkouts {
         assert!(crate::support::namespace::mounts_below(c.dir()).is_empty());
+    }
+    for c in &checkouts {
+        // Cargo waits until it is there again.
+        c.cargo("build").ok().fresh();
+        runs(c);
+    }
+    terminate();
+    for c in &checkouts {
         let c = c.env("KACHE_DAEMON_IDLE_TIMEOUT", "0");
+        c.kache_prints("umount");
         c.cargo("build").ok().fresh();
         runs(&c);
     }
@@ -131,15 +143,19 @@ fn another_version_takes_over(world: World) {
         assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let mut before = world.daemon();
-    let mut replaced = |by: &str| {
+    let before = std::cell::Cell::new(world.daemon());
+    let replaced = |by: &str| {
         let now = world.daemon();
-        assert_ne!(now, before, "{by}");
-        before = now;
+        assert_ne!(now, before.get(), "{by}");
+        before.set(now);
     };
-    let dir = c.dir().join("target");
-    assert!(kache("mounts").contains(dir.to_str().unwrap()));
-    replaced("mounts");
+    // A question replaces nothing.
+    let asked = c.command(&other).arg("mounts").output().unwrap();
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(!asked.status.success() && told.contains("kache daemon restart"), "{told}");
+    assert_eq!(world.daemon(), before.get());
+    kache("snapshot");
+    replaced("snapshot");
     c.cargo("build").ok().fresh();
     assert!(c.kache_prints("snapshot").starts_with("snapshot "));
     replaced("snapshot");
