@@ -336,7 +336,7 @@ impl Mount {
         self.overlay.shown()
     }
 
-    /// Blobs whose views were written since the last call. This mount may show them elsewhere still.
+    /// Blobs whose views were written or removed since the last call. This mount may show them elsewhere still.
     pub fn take_superseded(&self) -> Vec<Hash> {
         self.overlay.take_superseded()
     }

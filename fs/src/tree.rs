@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use blake3::Hash;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FileType, Stat};
 
@@ -24,6 +25,8 @@ pub(crate) struct Tree {
     nodes: HashMap<u64, Node>,
     /// Inode number in the upper -> inode number here, for upper files: names with one real inode are one file.
     by_real: HashMap<u64, u64>,
+    /// Blobs of views that are gone, for whoever wants to know.
+    dropped: Vec<Hash>,
     next: u64,
 }
 
@@ -225,7 +228,8 @@ impl Dir {
 impl Tree {
     pub fn new() -> Self {
         let root = Node::new(Kind::Dir(Box::default()));
-        Tree { nodes: HashMap::from([(ROOT, root)]), by_real: HashMap::new(), next: ROOT + 1 }
+        let (by_real, dropped) = Default::default();
+        Tree { nodes: HashMap::from([(ROOT, root)]), by_real, dropped, next: ROOT + 1 }
     }
 
     pub fn node(&self, ino: u64) -> Option<&Node> {
@@ -325,12 +329,20 @@ impl Tree {
         Some(ino)
     }
 
+    /// Blobs of views that went since the last call.
+    pub fn take_dropped(&mut self) -> Vec<Hash> {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Removes a node that has no name and that the kernel does not know. Returns whether it did.
     pub fn drop_if_dead(&mut self, ino: u64) -> bool {
         let dead = ino != ROOT
             && self.nodes.get(&ino).is_some_and(|n| n.names.len() == 0 && !n.is_known_to_kernel());
         if dead && let Some(node) = self.nodes.remove(&ino) {
-            self.forget_real(node.upper().map(|u| u.real), ino);
+            self.forget_real(node.kind.real(), ino);
+            if let Kind::View(view) = &node.kind {
+                self.dropped.push(view.hash);
+            }
         }
         dead
     }

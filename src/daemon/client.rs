@@ -13,7 +13,7 @@ use crate::umask;
 /// A daemon that is alive says so within this time. Builds do not wait longer.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
 /// People do.
-const LONG_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+const LONG_SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// A connection to the daemon.
 pub struct Client {
@@ -72,6 +72,17 @@ impl Client {
 
     /// Asks, and waits up to `patience` for the answer of a daemon that has shown that it is alive.
     pub fn ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
+        self.try_ask(body, patience).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let pid = socket::peer(&self.stream).map_or(0, |peer| peer.pid);
+                let why = format!("nothing was heard of process {pid} in time (`kill -9 {pid}` ends it; its mounts come back)");
+                io::Error::new(io::ErrorKind::TimedOut, why)
+            }
+            _ => error,
+        })
+    }
+
+    fn try_ask(&mut self, body: Body, patience: Duration) -> io::Result<Response> {
         protocol::send(
             &mut self.stream,
             &Request { version: VERSION.into(), umask: umask::of_process(), body },

@@ -77,6 +77,8 @@ pub(super) struct Hosted {
     pub(super) states: parking_lot::Mutex<()>,
     /// Who uses it.
     pub(super) owner: Mutex<Option<Owner>>,
+    /// Blobs that files were before, and may be needed by nobody any more.
+    superseded: parking_lot::Mutex<Vec<[u8; 32]>>,
     /// Of the directory below.
     _locks: Vec<File>,
 }
@@ -145,6 +147,7 @@ impl Engine {
     }
 
     fn try_mount(&self, dir: &Path) -> Result<Response> {
+        self.check_apart(dir)?;
         let mut all = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(hosted) = all.iter().find(|m| m.is_at(dir)).cloned() {
             if hosted.mount().is_serving() {
@@ -152,7 +155,6 @@ impl Engine {
             }
             all.retain(|m| !Arc::ptr_eq(m, &hosted));
         }
-        self.check_apart(dir)?;
         if mounts::is_stale(dir) {
             kache_fs::unmount_lazily(dir).context("cannot unmount the dead mount there")?;
         }
@@ -183,6 +185,7 @@ impl Engine {
             taken: Mutex::default(),
             states: parking_lot::Mutex::default(),
             owner: Mutex::default(),
+            superseded: parking_lot::Mutex::default(),
             _locks: locks,
         });
         // Before the index takes in those that it does not know.
@@ -204,6 +207,9 @@ impl Engine {
                     own.display()
                 );
             }
+        }
+        if let Some((hosted, _)) = self.inside(dir).filter(|(_, inner)| !inner.as_bytes().is_empty()) {
+            bail!("it lies inside of another mount ({})", hosted.dir.display());
         }
         let inside = dir.ancestors().any(|above| is_same_dir(above, cache));
         if inside && link::of(dir).is_none() {
@@ -411,15 +417,18 @@ impl Engine {
 
     /// What a file was before it was written again is of no use to anybody but a build.
     fn drop_superseded(&self, hosted: &Hosted) {
-        let mut superseded: Vec<[u8; 32]> =
-            hosted.mount().take_superseded().iter().map(|h| *h.as_bytes()).collect();
+        let mut superseded = std::mem::take(&mut *hosted.superseded.lock());
+        superseded.extend(hosted.mount().take_superseded().iter().map(|h| *h.as_bytes()));
         superseded.retain(|hash| !self.store.is_output(hash).unwrap_or(true));
         if superseded.is_empty() {
             return;
         }
         self.pin(hosted);
-        if let Err(error) = self.store.remove_superseded(&superseded) {
-            tracing::warn!(%error, "cannot remove what files were before");
+        match self.store.remove_superseded(&superseded) {
+            Ok(true) => {}
+            // Somebody works with the store: next time.
+            Ok(false) => hosted.superseded.lock().extend(superseded),
+            Err(error) => tracing::warn!(%error, "cannot remove what files were before"),
         }
     }
 

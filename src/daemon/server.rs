@@ -99,8 +99,8 @@ pub fn run(config: &Config, at_end: AtEnd, prepare: impl FnOnce(&Engine) -> Resu
     prepared.and(ended)
 }
 
-/// `is_ours`: the cache directory is the one we were started for. When somebody has removed it, there is nothing to do
-/// as soon as nobody waits for us.
+/// `is_ours`: the cache directory is the one we were started for. When somebody has removed it, it is over as soon as
+/// nobody waits for us.
 fn serve(
     server: &Arc<Server>,
     listener: &Arc<UnixListener>,
@@ -118,8 +118,9 @@ fn serve(
         server.engine.tick();
         server.engine.snapshot_quiet();
         let idle = server.last_request.lock().is_ok_and(|t| t.elapsed() > idle_timeout);
-        let is_free = server.active.load(Ordering::SeqCst) == 0 && server.engine.is_idle();
-        if is_free && (idle || !is_ours()) {
+        let is_free = server.active.load(Ordering::SeqCst) == 0;
+        // Without its cache directory a mount has nothing to show but its upper, which is what stays.
+        if is_free && (!is_ours() || idle && server.engine.is_idle()) {
             break;
         }
     }

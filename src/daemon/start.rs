@@ -153,7 +153,7 @@ pub fn restart(config: &Config) -> Result<Client> {
         match client.ask(Body::Restart, Duration::from_secs(10)) {
             // It was ending already.
             Err(error) if is_hung_up(&error) => {}
-            other => drop(other.context("the old daemon does not answer; end it by its process id")?),
+            other => drop(other.context("the old daemon does not answer")?),
         }
         wait_until_gone(config, Instant::now() + Duration::from_secs(30))?;
     }

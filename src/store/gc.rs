@@ -1,10 +1,11 @@
 //! Making room: the entries that were used longest ago go first, then blobs that nobody needs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::error::Result;
@@ -74,7 +75,7 @@ impl Store {
         if path.exists() {
             return;
         }
-        let reserved = fs::File::create(&path).and_then(|file| sys::reserve(&file, RESERVED));
+        let reserved = File::create(&path).and_then(|file| sys::reserve(&file, RESERVED));
         if reserved.is_err() {
             let _ = fs::remove_file(path);
         }
@@ -129,13 +130,18 @@ impl Store {
         Ok(Some(report))
     }
 
-    /// Removes those of these blobs that nobody needs, young as they may be.
-    pub fn remove_superseded(&self, hashes: &[Hash]) -> Result<()> {
+    /// Removes those of these blobs that nobody needs, young as they may be. False when somebody works with the store, who is
+    /// not waited for: they may wait for us.
+    pub fn remove_superseded(&self, hashes: &[Hash]) -> Result<bool> {
         self.flush()?;
+        let Some(alone) = lock::try_exclusive(&self.dir.join("locks/gc.lock"))? else { return Ok(false) };
         let found = |hash: &Hash| Ok(self.find_blob(hash)?.map(|row| (*hash, row.disk as i64)));
         let blobs: Vec<_> =
             hashes.iter().filter_map(|hash| found(hash).transpose()).collect::<Result<_>>()?;
-        self.remove(&mut GcReport::default(), &blobs)
+        let removed = self.set_aside_unneeded(&blobs, &alone)?;
+        drop(alone);
+        removed.iter().for_each(|(path, _)| _ = fs::remove_file(path));
+        Ok(true)
     }
 
     /// Forgets entries: of one crate, or all. Their blobs go unless something else needs them.
@@ -241,7 +247,10 @@ impl Store {
         if found.is_empty() {
             return Ok(false);
         }
-        let removed = self.set_aside_unneeded(found)?;
+        let removed = {
+            let alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
+            self.set_aside_unneeded(found, &alone)?
+        };
         // A checkpoint waits for the disk, and so does the first commit after it. Nobody else has to.
         self.with(|conn| {
             conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
@@ -257,8 +266,7 @@ impl Store {
 
     /// Takes blobs out of the index and out of their places. Nobody restores or publishes meanwhile, so this must be
     /// short: giving back their space is for later. Returns where they are now, and what they take on disk.
-    fn set_aside_unneeded(&self, found: &[(Hash, i64)]) -> Result<Vec<(PathBuf, i64)>> {
-        let _alone = lock::exclusive(&self.dir.join("locks/gc.lock"))?;
+    fn set_aside_unneeded(&self, found: &[(Hash, i64)], _alone: &Flock<File>) -> Result<Vec<(PathBuf, i64)>> {
         let removed = self.with(|conn| {
             conn.pragma_update(None, "wal_autocheckpoint", 0)?;
             let removed = take_out(conn, found);

@@ -177,12 +177,9 @@ impl Store {
     /// Replaces what `owner` protects from gc.
     pub fn set_pins(&self, owner: &str, hashes: &[Hash]) -> Result<()> {
         // What is pending would come on top later.
-        self.flush()?;
-        self.with(|conn| {
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.flush_with(|tx| {
             tx.execute("DELETE FROM pins WHERE owner = ?", [owner])?;
-            insert_pins(&tx, owner, hashes)?;
-            tx.commit()
+            insert_pins(tx, owner, hashes)
         })
     }
 

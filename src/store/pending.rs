@@ -8,7 +8,7 @@ use kache_wrapper::cache::{Event, FileId, LinkMode, Outcome};
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::blobs::BlobRow;
-use super::{Hash, Result, Store, now_s};
+use super::{Hash, Result, Store, gc, now_s};
 
 /// A use is written again only when the last one noted is older, in seconds: order by last use needs no more.
 const USE_GRAIN: i64 = 300;
@@ -57,7 +57,7 @@ impl Store {
     }
 
     /// Writes what has been learned, and `more`, in one transaction.
-    pub(super) fn flush_with(&self, more: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
+    pub(super) fn flush_with(&self, more: impl Fn(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
         let _one = self.one_writer();
         let pending = std::mem::take(&mut *self.pending());
         self.write_with(pending, more)
@@ -66,14 +66,20 @@ impl Store {
     fn write_with(
         &self,
         pending: Pending,
-        more: impl FnOnce(&Transaction) -> rusqlite::Result<()>,
+        more: impl Fn(&Transaction) -> rusqlite::Result<()>,
     ) -> Result<()> {
-        let written = self.with(|conn| {
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            self.write(&tx, &pending)?;
-            more(&tx)?;
-            tx.commit()
-        });
+        let write = || {
+            self.with(|conn| {
+                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                self.write(&tx, &pending)?;
+                more(&tx)?;
+                tx.commit()
+            })
+        };
+        let mut written = write();
+        if matches!(&written, Err(error) if error.is_full()) && gc::give_up_reserve(&self.dir) {
+            written = write();
+        }
         self.settle(pending, written)
     }
 

@@ -328,9 +328,11 @@ impl Overlay {
         Ok(())
     }
 
-    /// Blobs whose views were written since the last call. Some may be shown elsewhere still.
+    /// Blobs whose views were written or removed since the last call. Some may be shown elsewhere still.
     pub fn take_superseded(&self) -> Vec<Hash> {
-        std::mem::take(&mut *self.superseded.lock())
+        let mut all = std::mem::take(&mut *self.superseded.lock());
+        all.append(&mut self.state.write().tree.take_dropped());
+        all
     }
 
     /// Hashes of all blobs that this mount shows (or that somebody has open in it).
