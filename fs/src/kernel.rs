@@ -95,10 +95,7 @@ pub fn absolute(dir: &Path) -> io::Result<PathBuf> {
 
 /// Is a mount of kache on this directory, and does it answer within `patience`?
 pub fn mount_state(dir: &Path, patience: Duration) -> MountState {
-    let Ok(dir) = absolute(dir) else { return MountState::None };
-    if !mounted_dirs().contains(&dir) {
-        return MountState::None;
-    }
+    let Some(dir) = mounted_at(dir) else { return MountState::None };
     let (send, receive) = mpsc::channel();
     // Left behind if it hangs; it ends when the mount does. Other questions may be answered from the kernel's cache.
     let asked = std::thread::Builder::new()
@@ -114,6 +111,18 @@ pub fn mount_state(dir: &Path, patience: Duration) -> MountState {
         Ok(Err(_)) => MountState::Live,
         Err(_) => MountState::Silent,
     }
+}
+
+/// The directory as the table of mounts has it. Nobody who may be hung is asked, if it can be told without.
+fn mounted_at(dir: &Path) -> Option<PathBuf> {
+    let all = mounted_dirs();
+    let beside = match (dir.parent(), dir.file_name()) {
+        (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
+            fs::canonicalize(parent).ok().map(|parent| parent.join(name))
+        }
+        _ => None,
+    };
+    beside.filter(|dir| all.contains(dir)).or_else(|| absolute(dir).ok().filter(|dir| all.contains(dir)))
 }
 
 /// All directories on which a kache is mounted, dead or alive.

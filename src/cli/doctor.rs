@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::target::Target;
 use crate::config::Config;
-use crate::doctor::{self, Options, State};
+use crate::doctor::{self, Check, Options, State};
 
 #[derive(Debug, Args)]
 pub struct Doctor {
@@ -34,23 +34,27 @@ pub fn run(args: &Doctor, config: &Config) -> Result<ExitCode> {
         repair: args.repair || args.fix,
         fix_mounts: args.fix,
     };
-    let checks = doctor::examine(config, &options);
+    let mut checks = Vec::new();
+    doctor::examine(config, &options, &mut |check| {
+        if !args.json {
+            super::print(&line(&check));
+        }
+        checks.push(check);
+    });
     let healthy = checks.iter().all(|c| c.state != State::Fail);
     if args.json {
         let report = serde_json::json!({ "healthy": healthy, "checks": checks });
         super::print(&serde_json::to_string_pretty(&report)?);
-    } else {
-        let lines = checks.iter().map(|c| {
-            let sign = match c.state {
-                State::Ok => "ok  ",
-                State::Warn => "note",
-                State::Fail => "FAIL",
-            };
-            let remedy =
-                c.remedy.as_ref().map(|r| format!("\n                    -> {r}")).unwrap_or_default();
-            format!("{sign} {:<14} {}{remedy}", c.name, c.detail)
-        });
-        super::print(&lines.collect::<Vec<_>>().join("\n"));
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line(check: &Check) -> String {
+    let sign = match check.state {
+        State::Ok => "ok  ",
+        State::Warn => "note",
+        State::Fail => "FAIL",
+    };
+    let remedy = check.remedy.as_ref().map(|r| format!("\n                    -> {r}")).unwrap_or_default();
+    format!("{sign} {:<14} {}{remedy}", check.name, check.detail)
 }

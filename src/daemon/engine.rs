@@ -101,6 +101,11 @@ impl Engine {
     /// Brings back the mounts that the last daemon had when it ended or died.
     pub fn recover(&self) {
         scratch::clear_away(&self.config.cache_dir);
+        for aside in mounts::forgotten_aside(&self.config.cache_dir) {
+            let forgotten =
+                std::fs::remove_dir_all(&aside).map(|()| self.store.set_pins(&pin_owner(&aside), &[]));
+            tracing::warn!(state = %aside.display(), ?forgotten, "a directory that was replaced is forgotten");
+        }
         for dir in mounts::known(&self.config) {
             if mounts::is_elsewhere(&self.config.cache_dir, &dir) {
                 tracing::info!(dir = %dir.display(), "mounted in another mount namespace; left alone");
@@ -113,11 +118,11 @@ impl Engine {
                     continue;
                 }
                 Checkout::Gone { forgotten: false } => {
-                    tracing::warn!(dir = %dir.display(), "the checkout is gone; what it shows is kept for a week");
+                    tracing::warn!(dir = %dir.display(), "the directory is gone; what it shows is kept for a week");
                     continue;
                 }
                 Checkout::Gone { forgotten: true } => {
-                    tracing::warn!(dir = %dir.display(), "the checkout is gone; its mount is forgotten");
+                    tracing::warn!(dir = %dir.display(), "the directory is gone; its mount is forgotten");
                     if let Err(error) = self.forget(&dir) {
                         tracing::warn!(dir = %dir.display(), "cannot forget a mount: {error:#}");
                     }
@@ -140,10 +145,13 @@ impl Engine {
     }
 
     pub fn mount(&self, dir: &Path) -> Response {
-        match self.try_mount(dir) {
+        let answer = match self.try_mount(dir) {
             Ok(answer) => answer,
             Err(error) => Response::Failed(format!("{error:#}")),
-        }
+        };
+        // Before anybody looks whether it is fresh.
+        self.drop_gone();
+        answer
     }
 
     fn try_mount(&self, dir: &Path) -> Result<Response> {
@@ -160,7 +168,12 @@ impl Engine {
         }
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let locks = cargo_locks::take(dir)?;
-        let state = mounts::remember(&self.config.cache_dir, dir)?;
+        let cache_dir = &self.config.cache_dir;
+        if let Some(aside) = mounts::in_the_way(cache_dir, dir) {
+            self.store.copy_pins(&pin_owner(dir), &pin_owner(&aside))?;
+            mounts::set_aside(cache_dir, dir, &aside)?;
+        }
+        let (state, moved) = mounts::remember(cache_dir, dir)?;
         let mut options = Options::new(&state);
         // Root becomes others: tests that drop privileges, the user of a database. The kernel checks permissions.
         options.allow_other = nix::unistd::geteuid().is_root();
@@ -191,6 +204,9 @@ impl Engine {
         // Before the index takes in those that it does not know.
         self.check_shown(&hosted);
         self.pin(&hosted);
+        if let Some(moved) = moved {
+            self.store.set_pins(&pin_owner(&moved), &[])?;
+        }
         all.push(hosted);
         Ok(Response::Mounted { already: false, files })
     }

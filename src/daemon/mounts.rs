@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use kache_fs::MountState;
@@ -23,23 +23,58 @@ pub fn state_dir(cache_dir: &Path, dir: &Path) -> PathBuf {
     cache_dir.join("mounts").join(&id[..16])
 }
 
-/// Remembers that `dir`, which is not mounted yet, is to be. A state that a moved checkout has left becomes this one's.
-pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<PathBuf> {
+/// Remembers that `dir`, which is not mounted yet, is to be. A state that this very directory has left elsewhere becomes its
+/// own; returned with it is what that was called.
+pub fn remember(cache_dir: &Path, dir: &Path) -> io::Result<(PathBuf, Option<PathBuf>)> {
     let state = state_dir(cache_dir, dir);
+    let identity = identity(dir);
+    let mut moved = None;
     if !state.join("dir").exists()
-        && let Some(moved) = identity(dir).and_then(|identity| left_by(cache_dir, dir, &identity))
+        && let Some(old) = identity.as_ref().and_then(|identity| left_by(cache_dir, &state, identity))
     {
-        tracing::warn!(dir = %dir.display(), before = %moved.display(), "a moved checkout");
-        std::fs::rename(state_dir(cache_dir, &moved), &state)?;
+        let before = if is_aside(cache_dir, &old) { Some(old.clone()) } else { dir_of(&old) };
+        tracing::warn!(dir = %dir.display(), ?before, "a moved checkout");
+        std::fs::rename(&old, &state)?;
+        moved = before;
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
-    if let Some(identity) = identity(dir) {
+    if let Some(identity) = identity {
         atomic::write(&state.join(IDENTITY), identity.to_string().as_bytes())?;
     }
     let _ = std::fs::remove_file(state.join(GONE));
     atomic::write(&state.join(SEEN_FROM), here().as_bytes())?;
     atomic::write(&state.join("dir"), dir.as_os_str().as_bytes())?;
-    Ok(state)
+    Ok((state, moved))
+}
+
+/// A state of this path that another directory has left: its name when it is set aside.
+pub fn in_the_way(cache_dir: &Path, dir: &Path) -> Option<PathBuf> {
+    let state = state_dir(cache_dir, dir);
+    let known = known_identity(&state)?;
+    let name = format!("{}-{known}", state.file_name()?.to_string_lossy()).replace(' ', "-");
+    (identity(dir)? != known).then(|| state.with_file_name(name))
+}
+
+/// Makes room for another directory of the same path.
+pub fn set_aside(cache_dir: &Path, dir: &Path, aside: &Path) -> io::Result<()> {
+    tracing::warn!(dir = %dir.display(), "another directory was mounted there; what it shows is kept for a week");
+    std::fs::rename(state_dir(cache_dir, dir), aside)?;
+    atomic::write(&aside.join(GONE), b"")
+}
+
+/// States of directories in whose places are others, and for so long that nobody asks for them.
+pub fn forgotten_aside(cache_dir: &Path) -> Vec<PathBuf> {
+    let mut all = below(&cache_dir.join("mounts"));
+    all.retain(|state| is_aside(cache_dir, state) && is_over(state));
+    all
+}
+
+fn is_aside(cache_dir: &Path, state: &Path) -> bool {
+    dir_of(state).is_some_and(|dir| state_dir(cache_dir, &dir) != state)
+}
+
+fn dir_of(state: &Path) -> Option<PathBuf> {
+    std::fs::read(state.join("dir")).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
 }
 
 /// In a state directory: which directory it belongs to, wherever it is.
@@ -54,18 +89,21 @@ struct Identity {
     /// Of the file system.
     fsid: u64,
     ino: u64,
+    /// Nanoseconds since the Unix epoch at its birth, 0 where file systems do not say: numbers are used again.
+    born: u64,
 }
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:x} {:x}", self.fsid, self.ino)
+        write!(f, "{:x} {:x} {:x}", self.fsid, self.ino, self.born)
     }
 }
 
 /// Of a directory that is not mounted.
 fn identity(dir: &Path) -> Option<Identity> {
-    let ino = std::fs::metadata(dir).ok()?.ino();
-    Some(Identity { fsid: fsid(dir)?, ino })
+    let meta = std::fs::metadata(dir).ok()?;
+    let born = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    Some(Identity { fsid: fsid(dir)?, ino: meta.ino(), born: born.map_or(0, |d| d.as_nanos() as u64) })
 }
 
 #[allow(clippy::useless_conversion)] // The type differs between systems.
@@ -73,18 +111,18 @@ fn fsid(dir: &Path) -> Option<u64> {
     nix::sys::statvfs::statvfs(dir).ok().map(|fs| u64::from(fs.filesystem_id()))
 }
 
-fn known_identity(cache_dir: &Path, dir: &Path) -> Option<Identity> {
-    let text = std::fs::read_to_string(state_dir(cache_dir, dir).join(IDENTITY)).ok()?;
-    let (fsid, ino) = text.split_once(' ')?;
-    let number = |hex| u64::from_str_radix(hex, 16).ok();
-    Some(Identity { fsid: number(fsid)?, ino: number(ino)? })
+fn known_identity(state: &Path) -> Option<Identity> {
+    let text = std::fs::read_to_string(state.join(IDENTITY)).ok()?;
+    let mut numbers = text.split(' ').map(|hex| u64::from_str_radix(hex, 16).ok());
+    Some(Identity { fsid: numbers.next()??, ino: numbers.next()??, born: numbers.next()?? })
 }
 
-/// The path under which this very directory was known, when it is not there any more.
-fn left_by(cache_dir: &Path, dir: &Path, identity: &Identity) -> Option<PathBuf> {
-    known_in(cache_dir)
-        .into_iter()
-        .find(|old| old != dir && !old.exists() && known_identity(cache_dir, old).as_ref() == Some(identity))
+/// The state of this very directory under another path, where it is not any more.
+fn left_by(cache_dir: &Path, state: &Path, identity: &Identity) -> Option<PathBuf> {
+    below(&cache_dir.join("mounts")).into_iter().find(|other| {
+        let is_there = || dir_of(other).is_some_and(|dir| self::identity(&dir).as_ref() == Some(identity));
+        other != state && known_identity(other).as_ref() == Some(identity) && !is_there()
+    })
 }
 
 /// What has become of the checkout around a mounted directory.
@@ -100,22 +138,28 @@ pub enum Checkout {
 }
 
 pub fn checkout(cache_dir: &Path, dir: &Path) -> Checkout {
-    if dir.parent().is_some_and(Path::is_dir) || is_stale(dir) {
+    let state = state_dir(cache_dir, dir);
+    let known = known_identity(&state);
+    // Below a dead mount is what was mounted.
+    if is_stale(dir) || (known.is_none() || known == identity(dir)) && dir.parent().is_some_and(Path::is_dir)
+    {
         return Checkout::Here;
     }
     let above = dir.ancestors().find(|d| d.is_dir()).and_then(fsid);
-    if known_identity(cache_dir, dir).is_none_or(|known| above != Some(known.fsid)) {
+    if known.is_none_or(|known| above != Some(known.fsid)) {
         return Checkout::Elsewhere;
     }
-    let state = state_dir(cache_dir, dir);
-    let since = std::fs::metadata(state.join(GONE)).and_then(|m| m.modified()).ok();
-    if since.is_none()
+    if !state.join(GONE).exists()
         && let Err(error) = atomic::write(&state.join(GONE), b"")
     {
         tracing::warn!(%error, "cannot note since when a checkout is gone");
     }
-    let for_long = since.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > GRACE);
-    Checkout::Gone { forgotten: for_long || !kache_fs::has_journal(&state) }
+    Checkout::Gone { forgotten: is_over(&state) || !kache_fs::has_journal(&state) }
+}
+
+fn is_over(state: &Path) -> bool {
+    let since = std::fs::metadata(state.join(GONE)).and_then(|m| m.modified()).ok();
+    since.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > GRACE)
 }
 
 /// In a state directory: from which mount namespace, in which run of the machine.
@@ -148,12 +192,9 @@ pub fn known(config: &Config) -> Vec<PathBuf> {
 }
 
 fn known_in(cache_dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(cache_dir.join("mounts")) else { return Vec::new() };
-    let mut dirs: Vec<PathBuf> = entries
-        .flatten()
-        .filter_map(|e| std::fs::read(e.path().join("dir")).ok())
-        .map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
-        .collect();
+    let states = below(&cache_dir.join("mounts"));
+    let mut dirs: Vec<PathBuf> =
+        states.iter().filter(|s| !is_aside(cache_dir, s)).filter_map(|s| dir_of(s)).collect();
     dirs.sort();
     dirs
 }
@@ -190,7 +231,7 @@ pub fn recover_without_daemon(config: &Config, dir: &Path, discard: bool) -> Res
             .with_context(|| format!("cannot unmount the dead mount at {}", dir.display()))?;
     }
     let state = state_dir(&config.cache_dir, dir);
-    if !state.join("dir").exists() {
+    if !state.join("dir").exists() || in_the_way(&config.cache_dir, dir).is_some() {
         return Ok(stale);
     }
     super::engine::dissolve(config, dir, &state, discard)?;

@@ -121,6 +121,9 @@ fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<
     reject_elsewhere(config, &client)?;
     match client.ask(Body::Status, Duration::from_secs(5)) {
         Ok(Response::Status(status)) if is_good(&status) => Ok(Some(client)),
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Err(error).context("the daemon does not answer")
+        }
         // An older or newer program, or a daemon that does not answer in words we know.
         _ => {
             drop(client);

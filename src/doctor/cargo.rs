@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Check;
+use super::{Check, Tell};
 use crate::config::Config;
 
-pub fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = vec![wrapper(), compiler(), observer(config)];
+pub fn examine(config: &Config, tell: &Tell<'_>) {
+    tell(wrapper());
+    tell(compiler());
+    tell(observer(config));
     for what in &config.ignored {
-        checks.push(Check::warn("configuration", format!("ignored: {what}"), "see docs/configuration.md"));
+        tell(Check::warn("configuration", format!("ignored: {what}"), "see docs/configuration.md"));
     }
     if config.disabled {
-        checks.push(Check::warn("switch", "kache is turned off (KACHE_DISABLED or `disabled`)", "unset it"));
+        tell(Check::warn("switch", "kache is turned off (KACHE_DISABLED or `disabled`)", "unset it"));
     }
-    checks
 }
 
 fn wrapper() -> Check {

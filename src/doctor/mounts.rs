@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kache_fs::{MountState, mount_state};
 
-use super::{Check, Options};
+use super::{Check, Options, Tell};
 use crate::config::Config;
 use crate::daemon::client::Client;
 use crate::daemon::mounts::{self, Checkout};
@@ -14,16 +14,16 @@ use crate::daemon::protocol::{Body, MountInfo, Response, VERSION};
 /// A healthy mount answers a stat within microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
-    let mut checks = vec![fuse(), daemon(config)];
+pub fn examine(config: &Config, options: &Options, tell: &Tell<'_>) {
+    tell(fuse());
+    tell(daemon(config));
     let live = live(config);
     for mount in &live {
-        checks.push(examine_live(config, mount));
+        tell(examine_live(config, mount));
     }
     for dir in left_behind(config, &live) {
-        checks.push(examine_dead(config, options, &dir));
+        tell(examine_dead(config, options, &dir));
     }
-    checks
 }
 
 fn fuse() -> Check {

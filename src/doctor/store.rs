@@ -7,25 +7,26 @@ use std::time::Duration;
 
 use kache_fs::{MountState, mount_state};
 
-use super::{Check, Options};
+use super::{Check, Options, Tell};
 use crate::cli::format;
 use crate::config::Config;
 use crate::store::{Store, sys};
 
-pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
+pub fn examine(config: &Config, options: &Options, tell: &Tell<'_>) {
     let dir = &config.cache_dir;
     let store = match config.open_store() {
         Ok(store) => store,
         Err(error) => {
             let remedy = "builds go on without the cache until this is solved";
-            return vec![Check::fail("cache", error.to_string(), remedy)];
+            return tell(Check::fail("cache", error.to_string(), remedy));
         }
     };
-    let mut checks = vec![space(dir, &store), index(&store), way(dir, &options.target)];
+    tell(space(dir, &store));
+    tell(index(&store));
+    tell(way(dir, &options.target));
     if options.verify || options.repair {
-        checks.push(blobs(&store, options));
+        tell(blobs(&store, options));
     }
-    checks
 }
 
 fn space(dir: &Path, store: &Store) -> Check {

@@ -183,6 +183,14 @@ impl Store {
         })
     }
 
+    /// Protects what `from` protects for `to` as well.
+    pub fn copy_pins(&self, from: &str, to: &str) -> Result<()> {
+        self.flush_with(|tx| {
+            let copy = "INSERT OR IGNORE INTO pins (hash, owner) SELECT hash, ?2 FROM pins WHERE owner = ?1";
+            tx.execute(copy, (from, to)).map(drop)
+        })
+    }
+
     /// Adds to what `owner` protects from gc.
     pub fn add_pins(&self, owner: &str, hashes: &[Hash]) -> Result<()> {
         self.with(|conn| {

@@ -17,6 +17,7 @@ by_root_and_user!(
     a_checkout_that_is_away_is_kept,
     a_moved_checkout_keeps_its_mount,
     a_moved_checkout_is_recognised_later,
+    a_tree_is_not_shown_in_another_directory,
     a_target_is_not_mounted_under_a_build,
     a_cache_in_a_target_is_refused,
     a_log_does_not_fill_the_store,
@@ -164,6 +165,27 @@ fn a_moved_checkout_is_recognised_later(world: World) {
     let c = c.at(&moved);
     c.kache_prints("mount");
     assert_eq!(c.sh("cat target/notes.txt"), "notes\n");
+}
+
+fn a_tree_is_not_shown_in_another_directory(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.sh("echo notes > target/notes.txt");
+    wait_until_sealed(&world, &c, "target/notes.txt");
+    kill_daemon(&world);
+    unmount_lazily(&c);
+    let old = world.root().join("old");
+    fs::rename(c.dir(), &old).unwrap();
+    c.at(world.root()).sh("cp -r old project");
+    c.cargo("build").ok();
+    assert!(!c.dir().join("target/notes.txt").exists(), "another directory's files");
+    c.kache_prints("mount");
+    assert!(!c.sh("ls target").contains("notes"));
+    let old = c.at(&old);
+    old.kache_prints("mount");
+    assert_eq!(old.sh("cat target/notes.txt"), "notes\n");
+    c.kache_prints("umount");
+    old.kache_prints("umount");
+    assert_eq!(old.sh("cat target/notes.txt"), "notes\n");
 }
 
 fn a_target_is_not_mounted_under_a_build(world: World) {
