@@ -185,6 +185,7 @@ impl Mount {
                     thread::sleep(Duration::from_millis(20));
                 }
                 Err(MountError::Busy(_)) if force => {
+                    write_back(&dir);
                     kernel::unmount(&dir, Manner::Lazy)?;
                     lazily = true;
                     break;
@@ -411,6 +412,15 @@ fn dissolve(
     }
     journal::remove(state_dir)?;
     Ok(report)
+}
+
+/// What programs have stored through memory maps reaches us while we still answer.
+fn write_back(dir: &Path) {
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let synced = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()).and_then(rustix::fs::syncfs);
+    if let Err(error) = synced {
+        tracing::warn!(dir = %dir.display(), %error, "what was stored through memory maps may be lost");
+    }
 }
 
 /// Two processes on one journal would destroy it.

@@ -155,7 +155,6 @@ impl Engine {
     }
 
     fn try_mount(&self, dir: &Path) -> Result<Response> {
-        self.check_apart(dir)?;
         let mut all = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(hosted) = all.iter().find(|m| m.is_at(dir)).cloned() {
             if hosted.mount().is_serving() {
@@ -163,10 +162,15 @@ impl Engine {
             }
             all.retain(|m| !Arc::ptr_eq(m, &hosted));
         }
+        // What lies in a mount of ours is not to be asked of the kernel.
+        if let Some(outer) = all.iter().find(|m| dir.starts_with(&m.dir)) {
+            bail!("it lies inside of another mount ({})", outer.dir.display());
+        }
         if mounts::is_stale(dir) {
             kache_fs::unmount_lazily(dir).context("cannot unmount the dead mount there")?;
         }
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        self.check_apart(dir)?;
         let locks = cargo_locks::take(dir)?;
         let cache_dir = &self.config.cache_dir;
         if let Some(aside) = mounts::in_the_way(cache_dir, dir) {
@@ -224,9 +228,6 @@ impl Engine {
                 );
             }
         }
-        if let Some((hosted, _)) = self.inside(dir).filter(|(_, inner)| !inner.as_bytes().is_empty()) {
-            bail!("it lies inside of another mount ({})", hosted.dir.display());
-        }
         let inside = dir.ancestors().any(|above| is_same_dir(above, cache));
         if inside && link::of(dir).is_none() {
             bail!("it lies inside of the cache ({})", cache.display());
@@ -241,7 +242,7 @@ impl Engine {
         if !discard && let Err(error) = self.take(&hosted, Occasion::Passing) {
             tracing::debug!(dir = %dir.display(), %error, "no snapshot");
         }
-        match self.end(&hosted, discard, false) {
+        match self.end(&hosted, discard) {
             Ok(()) => Response::Done,
             Err(error) => Response::Failed(format!("{error:#}")),
         }
@@ -267,14 +268,14 @@ impl Engine {
     }
 
     /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
-    fn end(&self, hosted: &Arc<Hosted>, discard: bool, force: bool) -> Result<()> {
+    fn end(&self, hosted: &Arc<Hosted>, discard: bool) -> Result<()> {
         self.drop_gone();
         let keep = keep(&self.store);
         let leave = if discard { Leave::Only(&keep) } else { Leave::Files(LinkPolicy::WhereAllowed) };
         self.check_kept(&hosted.mount(), discard.then_some(&keep))?;
         let mut sound: Vec<[u8; 32]> = hosted.mount().shown().iter().map(|h| *h.as_bytes()).collect();
         sound.retain(|hash| !discard && self.store.looks_sound(hash));
-        let done = hosted.mount.write().unmount(leave, force)?;
+        let done = hosted.mount.write().unmount(leave, false)?;
         scratch::bring_back(&self.config.cache_dir, &hosted.dir);
         if discard {
             mounts::forget_freshness(&hosted.dir);
@@ -320,7 +321,7 @@ impl Engine {
     pub fn end_all(&self) -> Result<()> {
         let mut failed = Vec::new();
         for hosted in self.all() {
-            if let Err(error) = self.end(&hosted, false, true) {
+            if let Err(error) = self.end(&hosted, false) {
                 failed.push(format!("{}: {error:#}", hosted.dir.display()));
             }
         }
