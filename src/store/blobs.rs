@@ -87,6 +87,10 @@ impl Store {
             }
             Err(e) => return Err(e).at("read", path),
         };
+        // It has no bytes.
+        if meta.is_dir() {
+            return Ok(None);
+        }
         if !meta.is_file() {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
