@@ -111,15 +111,18 @@ impl Reader<'_> {
             return false;
         }
         if is_build_tool(&name) {
-            return false;
+            // Where their input makes them: C compilers, awk, CMake.
+            const WORDS: &[&str] =
+                &["__DATE__", "__TIME__", "srand", "systime", "strftime", "string(TIMESTAMP", "file(TIMESTAMP"];
+            return names_one(&self.text_of(process), WORDS);
         }
         if is_interpreter(&name) {
             let text = self.text_of(process);
             if self.is_shell(process) {
                 return shell_tells_moment(&text);
             }
-            const WORDS: &[&str] = &["time", "date", "random", "uuid", "Math."];
-            return WORDS.iter().any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some());
+            const WORDS: &[&str] = &["time", "date", "clock", "now", "rand", "uuid", "Math."];
+            return names_one(&text, WORDS);
         }
         true
     }
@@ -252,6 +255,10 @@ fn shell_tells_moment(text: &[u8]) -> bool {
 const MAX_SCRIPT: u64 = 4 << 20;
 
 /// Compilers and their friends, by their names without a target before and a version behind.
+fn names_one(text: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|word| memchr::memmem::find(text, word.as_bytes()).is_some())
+}
+
 pub(super) fn is_build_tool(name: &str) -> bool {
     const TOOLS: &str = "cc c++ gcc g++ clang clang++ cc1 cc1plus cpp collect2 lto lto1 wrapper ld ld.bfd ld.gold ld.lld \
         ld64.lld lld mold wild as ar ranlib nm strip objcopy objdump make gmake ninja cmake ctest meson pkg pkgconf config \
