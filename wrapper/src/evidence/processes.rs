@@ -112,8 +112,15 @@ impl Reader<'_> {
         }
         if is_build_tool(&name) {
             // Where their input makes them: C compilers, awk, CMake.
-            const WORDS: &[&str] =
-                &["__DATE__", "__TIME__", "srand", "systime", "strftime", "string(TIMESTAMP", "file(TIMESTAMP"];
+            const WORDS: &[&str] = &[
+                "__DATE__",
+                "__TIME__",
+                "srand",
+                "systime",
+                "strftime",
+                "string(TIMESTAMP",
+                "file(TIMESTAMP",
+            ];
             return names_one(&self.text_of(process), WORDS);
         }
         if is_interpreter(&name) {
