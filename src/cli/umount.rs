@@ -54,6 +54,7 @@ fn with_daemon(args: &Umount, client: &mut Client) -> Result<ExitCode> {
         let request = Body::Umount { dir: dir.clone(), discard: args.discard };
         match client.ask(request, PATIENCE).context("the daemon does not answer")? {
             Response::Done => println!("unmounted {}", dir.display()),
+            Response::DoneBut(word) => println!("unmounted {}; {word}", dir.display()),
             Response::Failed(why) => bail!("cannot unmount {}: {why}", dir.display()),
             other => bail!("unexpected answer from the daemon: {other:?}"),
         }

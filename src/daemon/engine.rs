@@ -243,7 +243,8 @@ impl Engine {
             tracing::debug!(dir = %dir.display(), %error, "no snapshot");
         }
         match self.end(&hosted, discard) {
-            Ok(()) => Response::Done,
+            Ok(None) => Response::Done,
+            Ok(Some(word)) => Response::DoneBut(word),
             Err(error) => Response::Failed(format!("{error:#}")),
         }
     }
@@ -267,8 +268,9 @@ impl Engine {
         }
     }
 
-    /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten.
-    fn end(&self, hosted: &Arc<Hosted>, discard: bool) -> Result<()> {
+    /// Unmounts for good: the directory is complete afterwards (or empty of views), the state is forgotten. Returns what a
+    /// person should know.
+    fn end(&self, hosted: &Arc<Hosted>, discard: bool) -> Result<Option<String>> {
         self.drop_gone();
         let keep = keep(&self.store);
         let leave = if discard { Leave::Only(&keep) } else { Leave::Files(LinkPolicy::WhereAllowed) };
@@ -286,7 +288,9 @@ impl Engine {
         if done.lost > 0 {
             bail!("it is unmounted, but {} files are gone: their blobs are missing or damaged", done.lost);
         }
-        Ok(())
+        let stays =
+            link::bring_home(&hosted.dir).context("it is unmounted, but its files stay in the cache")?;
+        Ok(stays.map(|at| format!("its files stay in {}, for the project is on another disk", at.display())))
     }
 
     /// Fails when a file would be lost that is to stay.

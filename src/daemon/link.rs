@@ -22,7 +22,12 @@ fn home(cache_dir: &Path, link: &Path) -> PathBuf {
 pub fn prepare(config: &Config, dir: &Path) -> Result<PathBuf> {
     let here = std::env::current_dir().context("the current directory is gone")?;
     let link = here.join(dir);
-    let home = home(&config.cache_dir, &link);
+    let mut home = home(&config.cache_dir, &link);
+    // Of a checkout that was moved: it leads there still.
+    let there = std::fs::read_link(&link).ok().and_then(|to| to.parent().map(Path::to_owned));
+    if let Some(there) = there.filter(|there| there.parent() == home.parent()) {
+        home = there;
+    }
     let target = home.join("target");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&target)?;
     kache_wrapper::atomic::write(&home.join("link"), link.as_os_str().as_bytes())?;
@@ -58,6 +63,23 @@ pub fn prepare(config: &Config, dir: &Path) -> Result<PathBuf> {
 pub fn of(mounted: &Path) -> Option<PathBuf> {
     let bytes = std::fs::read(mounted.parent()?.join("link")).ok()?;
     Some(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// After an unmount for good the directory comes to where its link was. On another disk it stays, and the link with it.
+/// Returns where it stays.
+pub fn bring_home(mounted: &Path) -> std::io::Result<Option<PathBuf>> {
+    let Some(link) = of(mounted).filter(|link| std::fs::read_link(link).is_ok_and(|to| to == mounted)) else {
+        return Ok(None);
+    };
+    std::fs::remove_file(&link)?;
+    if let Err(error) = std::fs::rename(mounted, &link) {
+        std::os::unix::fs::symlink(mounted, &link)?;
+        return match error.kind() {
+            std::io::ErrorKind::CrossesDevices => Ok(Some(mounted.to_owned())),
+            _ => Err(error),
+        };
+    }
+    mounted.parent().map_or(Ok(None), |home| std::fs::remove_dir_all(home).map(|()| None))
 }
 
 /// Is the link gone, with its place free and its project still there?

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides must say the same. Changes whenever a message changes meaning.
-pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 9");
+pub const VERSION: &str = concat!("kache ", env!("CARGO_PKG_VERSION"), " protocol 10");
 
 /// First byte of every answer, sent before the request is worked on.
 pub const ALIVE: u8 = 0xA5;
@@ -108,6 +108,8 @@ pub enum Response {
     Disagreements(Vec<PathBuf>),
     Status(Status),
     Done,
+    /// Done; and what a person should know.
+    DoneBut(String),
     NotMounted,
     /// For people.
     Failed(String),

@@ -19,6 +19,7 @@ by_root_and_user!(
     a_moved_checkout_is_recognised_later,
     a_tree_is_not_shown_in_another_directory,
     a_target_is_not_mounted_under_a_build,
+    a_linked_target_comes_home,
     a_cache_in_a_target_is_refused,
     a_log_does_not_fill_the_store,
 );
@@ -200,6 +201,25 @@ fn a_target_is_not_mounted_under_a_build(world: World) {
     drop(lock);
     c.kache_prints("mount");
     c.cargo("build").ok().fresh();
+}
+
+fn a_linked_target_comes_home(world: World) {
+    let c = world.checkout("project", "workspace");
+    c.kache_prints("umount");
+    c.kache_prints("mount --link");
+    c.cargo("build").ok();
+    let moved = world.root().join("moved");
+    c.kache_prints("daemon stop");
+    assert!(c.dir().join("target").is_dir() && !c.dir().join("target").is_symlink(), "it stays in the cache");
+    c.kache_prints("mount --link");
+    assert!(c.dir().join("target").is_symlink());
+    fs::rename(c.dir(), &moved).unwrap();
+    let c = c.at(&moved);
+    c.kache_prints("mount --link");
+    c.kache_prints("umount --all");
+    assert!(!c.dir().join("target").is_symlink(), "it stays in the cache");
+    c.cargo("build").ok();
+    assert!(c.prints("target/debug/app").starts_with("base hello"));
 }
 
 fn a_cache_in_a_target_is_refused(world: World) {
