@@ -137,6 +137,8 @@ pub(crate) struct Mounted {
     pub dir: PathBuf,
     /// `major:minor`. No other mount has it.
     pub device: String,
+    /// What was given to [`mount`].
+    pub source: String,
 }
 
 pub(crate) fn mounted() -> Vec<Mounted> {
@@ -149,9 +151,27 @@ fn mounted_in(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let dir = fields.nth(1)?;
-    let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-    (kind == TYPE.as_bytes())
-        .then(|| Mounted { dir: PathBuf::from(OsString::from_vec(unescape(dir))), device })
+    let mut rest = fields.skip_while(|f| *f != b"-").skip(1);
+    let (kind, source) = (rest.next()?, rest.next()?);
+    let source = String::from_utf8_lossy(source).into_owned();
+    (kind == TYPE.as_bytes()).then(|| Mounted {
+        dir: PathBuf::from(OsString::from_vec(unescape(dir))),
+        device,
+        source,
+    })
+}
+
+/// Ends the connections of mounts whose server is dying and cannot: one of its threads waits for the answer of another that
+/// was killed before it. Whoever waits gets an error, and the mounts are dead ones.
+pub(crate) fn abort(source: &str) {
+    for mount in mounted().into_iter().filter(|m| m.source == source) {
+        let minor = mount.device.rsplit(':').next().unwrap_or_default();
+        let aborted = fs::write(Path::new("/sys/fs/fuse/connections").join(minor).join("abort"), "1");
+        // Where the control files are not mounted, root has another way. It says that the mount is in use, and has done it.
+        if aborted.is_err() {
+            let _ = rustix::mount::unmount(&mount.dir, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
+        }
+    }
 }
 
 fn unescape(field: &[u8]) -> Vec<u8> {
@@ -313,7 +333,8 @@ mod tests {
     fn reads_mountinfo() {
         let ours =
             br"36 35 0:50 / /home/a\040b/target rw,nosuid,nodev shared:7 - fuse.kache kache rw,user_id=0";
-        let found = Mounted { dir: PathBuf::from("/home/a b/target"), device: "0:50".into() };
+        let found =
+            Mounted { dir: PathBuf::from("/home/a b/target"), device: "0:50".into(), source: "kache".into() };
         assert_eq!(mounted_in(ours), Some(found));
         let other = b"36 35 0:50 / /mnt rw - fuse.sshfs host rw";
         assert_eq!(mounted_in(other), None);

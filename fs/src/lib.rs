@@ -57,7 +57,7 @@ pub use adapter::Negotiated;
 pub use blobs::{Blobs, DirBlobs, Slot};
 pub use error::{FsError, Result};
 pub use kernel::{MountError, MountState, absolute, mount_state, mounted_dirs, unmount_lazily};
-pub use mount::{Leave, Mount, Options, dissolve_unmounted, has_journal, raise_file_limit};
+pub use mount::{Leave, Mount, Options, abort, dissolve_unmounted, has_journal, raise_file_limit};
 pub use overlay::{
     Content, Keep, Kind, LinkPolicy, Materialized, Placement, SealError, SealTicket, Sealed, Stat,
     Statistics, WalkEntry,

@@ -115,7 +115,8 @@ impl Mount {
 
     fn attach(&mut self) -> std::result::Result<(), MountError> {
         let adapter = Adapter::new(self.overlay.clone(), self.pool.clone(), self.negotiated.clone());
-        let connection = kernel::mount(&self.dir, &self.source(), self.options.allow_other)?;
+        let connection =
+            kernel::mount(&self.dir, &source(&self.options.state_dir), self.options.allow_other)?;
         let session = serve(adapter, connection, &self.options).map_err(|error| {
             let _ = kernel::unmount(&self.dir, Manner::Lazy);
             let too_old = rustix::io::Errno::PROTONOSUPPORT.raw_os_error();
@@ -126,12 +127,6 @@ impl Mount {
         // The last one lies on top.
         self.device = kernel::mounted().into_iter().rfind(|m| m.dir == self.dir).map(|m| m.device);
         Ok(())
-    }
-
-    /// Two mounts do not have one state.
-    fn source(&self) -> String {
-        let state = self.options.state_dir.file_name().unwrap_or_default().to_string_lossy();
-        format!("kache-{}", state.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
     }
 
     /// Mounts again what was unmounted a moment ago, from its journal.
@@ -382,6 +377,17 @@ pub fn dissolve_unmounted(
     let overlay = Overlay::open(&dir, state_dir, blobs)?;
     check_room(&overlay, leave)?;
     dissolve(&overlay, state_dir, leave)
+}
+
+/// Two mounts do not have one state.
+fn source(state_dir: &Path) -> String {
+    let state = state_dir.file_name().unwrap_or_default().to_string_lossy();
+    format!("kache-{}", state.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+}
+
+/// For a mount whose server was killed and does not end: whoever waits for it gets an error.
+pub fn abort(state_dir: &Path) {
+    kernel::abort(&source(state_dir));
 }
 
 /// Does a state directory hold a journal with views in it?

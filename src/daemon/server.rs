@@ -59,7 +59,7 @@ pub enum AtEnd {
 ///
 /// `prepare` is called once when everything is ready; it may decide against serving.
 pub fn run(config: &Config, at_end: AtEnd, prepare: impl FnOnce(&Engine) -> Result<bool>) -> Result<()> {
-    let Some(instance) = single_instance(&config.cache_dir)? else {
+    let Some(instance) = wait_for_place(&config.cache_dir)? else {
         bail!("a daemon for {} is running already (`kache daemon status`)", config.cache_dir.display());
     };
     return_large_memory();
@@ -322,6 +322,18 @@ fn resident() -> Option<u64> {
 fn is_still(held: &File, path: &Path) -> bool {
     let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
     held.metadata().ok().map(id) == std::fs::symlink_metadata(path).ok().map(id)
+}
+
+/// Others take the lock for a moment, to see whether there is a daemon.
+fn wait_for_place(cache_dir: &Path) -> Result<Option<File>> {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let began = Instant::now();
+    loop {
+        match single_instance(cache_dir)? {
+            None if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            other => return Ok(other),
+        }
+    }
 }
 
 /// Holds the lock of the one daemon of a cache directory; `None` when another has it.

@@ -60,6 +60,7 @@ pub fn bring_back(config: &Config) {
     if config.daemon_idle_timeout.is_zero() || mounts::known(config).is_empty() {
         return;
     }
+    let_die(config);
     if Client::connect(&config.cache_dir).is_none() {
         spawn_if_free(config);
     }
@@ -69,6 +70,24 @@ pub fn bring_back(config: &Config) {
     {
         let _ = client.ask(Body::Status, PATIENCE);
     }
+}
+
+/// Helps a daemon to its end that was killed while one of its threads waited for another: without, nothing but a new start of
+/// the machine would free its mounts and its place.
+fn let_die(config: &Config) {
+    let pid = std::fs::read_to_string(config.cache_dir.join("daemon.lock")).unwrap_or_default();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    // Its first thread has ended, or was killed and waits.
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let is_killed = u64::from_str_radix(field("SigPnd:"), 16).is_ok_and(|pending| pending & KILL != 0);
+    let is_dying = field("State:").starts_with('Z') || is_killed;
+    if pid.is_empty() || !is_dying || matches!(server::single_instance(&config.cache_dir), Ok(Some(_))) {
+        return;
+    }
+    mounts::known(config).iter().for_each(|dir| kache_fs::abort(&mounts::state_dir(&config.cache_dir, dir)));
+    let _ = wait_until_gone(config, Instant::now() + Duration::from_secs(5));
 }
 
 /// What a daemon may take over from the one who happens to start it: nothing that belongs to a build.
@@ -117,6 +136,7 @@ pub fn present(config: &Config) -> Option<Client> {
 }
 
 fn connect(config: &Config, is_good: impl Fn(&Status) -> bool) -> Result<Option<Client>> {
+    let_die(config);
     let Some(mut client) = Client::connect(&config.cache_dir) else { return Ok(None) };
     reject_elsewhere(config, &client)?;
     match client.ask(Body::Status, Duration::from_secs(5)) {

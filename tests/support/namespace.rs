@@ -14,6 +14,12 @@ pub fn enter() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("private mounts");
+    // As distributions have it: through these files a plain user's dying mount is freed.
+    let control = "fusectl";
+    match mount(Some(control), "/sys/fs/fuse/connections", Some(control), MsFlags::empty(), None::<&str>) {
+        Ok(()) | Err(nix::Error::EBUSY) => {}
+        Err(error) => panic!("the control files of FUSE: {error}"),
+    }
 }
 
 /// Shows `from` at `to`, where other users can reach it, and nobody can write.
