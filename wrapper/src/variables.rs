@@ -29,6 +29,8 @@ const OF_THE_RUN: &[&str] = &[
     "RUSTC_WRAPPER",
     "RUSTC_WORKSPACE_WRAPPER",
     "LD_PRELOAD",
+    // How often rustup's proxies stand above it.
+    "RUST_RECURSION_COUNT",
 ];
 const OF_THE_RUN_FAMILIES: &[&str] = &["KACHE_"];
 
