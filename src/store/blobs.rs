@@ -28,6 +28,13 @@ const STAT_WEIGHT: usize = 160;
 /// Timestamps this close to the present may not tell the next change, in nanoseconds.
 const RACY_NS: i64 = 50_000_000;
 
+/// Is it in the index already?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    New,
+    Already,
+}
+
 /// What the index knows of a blob's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobRow {
@@ -251,10 +258,20 @@ impl Store {
         Ok(())
     }
 
+    /// A blob that has just come.
     pub(super) fn note_blob(&self, hash: &Hash, meta: &fs::Metadata) {
         let row = self.row(meta);
         self.memory().blobs.put(*hash, row, 160);
-        self.pending().blobs.insert(*hash, row);
+        self.pending().blobs.insert(*hash, (row, Known::New));
+    }
+
+    /// One that the index has, and that looks different now. If it is collected meanwhile, it does not come back.
+    fn note_again(&self, hash: &Hash, meta: &fs::Metadata) {
+        let row = self.row(meta);
+        self.memory().blobs.put(*hash, row, 160);
+        let mut pending = self.pending();
+        let known = pending.blobs.get(hash).map_or(Known::Already, |(_, known)| *known);
+        pending.blobs.insert(*hash, (row, known));
     }
 
     pub(super) fn temp_path(&self) -> PathBuf {
@@ -278,7 +295,7 @@ impl Store {
                         .at("restore", &file.path)?;
                     if placed.mode == LinkMode::Hardlink {
                         // The inode is the blob's own: its mtime is now the target's.
-                        self.note_blob(hash, &fs::symlink_metadata(&path).at("read", &path)?);
+                        self.note_again(hash, &fs::symlink_metadata(&path).at("read", &path)?);
                     }
                     self.note_stat(placed.id, *hash);
                     dearest = dearest.max(placed.mode);
@@ -312,14 +329,23 @@ impl Store {
         }
         let as_known = |row: BlobRow| row.looks_like(&meta) && !self.may_be_torn(&row);
         let remembered = self.memory().blobs.get(hash);
-        let looks_right = remembered.is_some_and(as_known) || self.find_blob(hash)?.is_some_and(as_known);
+        let mut is_new = false;
+        let looks_right = remembered.is_some_and(as_known) || {
+            let found = self.find_blob(hash)?;
+            is_new = found.is_none();
+            found.is_some_and(as_known)
+        };
         if self.options.verify == Verify::Always || !looks_right {
             let file = File::open(&path).at("read", &path)?;
             let scanned = scan::scan_at(&file, &[]).at("read", &path)?;
             if scanned.hash.as_bytes() != hash {
                 return Err(self.quarantine(hash, "its bytes have another hash")?);
             }
-            self.note_blob(hash, &meta);
+            if is_new {
+                self.note_blob(hash, &meta);
+            } else {
+                self.note_again(hash, &meta);
+            }
         }
         Ok((path, meta))
     }
@@ -460,6 +486,13 @@ impl Store {
     pub fn register_blob(&self, hash: &Hash) -> Result<()> {
         let path = self.blob_path(hash);
         self.note_blob(hash, &fs::symlink_metadata(&path).at("read", &path)?);
+        Ok(())
+    }
+
+    /// The same for one that it has.
+    pub(super) fn relearn_blob(&self, hash: &Hash) -> Result<()> {
+        let path = self.blob_path(hash);
+        self.note_again(hash, &fs::symlink_metadata(&path).at("read", &path)?);
         Ok(())
     }
 

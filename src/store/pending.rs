@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use kache_wrapper::cache::{Event, FileId, LinkMode, Outcome};
 use rusqlite::{Transaction, TransactionBehavior, params};
 
-use super::blobs::BlobRow;
+use super::blobs::{BlobRow, Known};
 use super::{Hash, Result, Store, gc, now_s};
 
 /// A use is written again only when the last one noted is older, in seconds: order by last use needs no more.
@@ -20,7 +20,7 @@ pub struct Pending {
     /// By device and inode: what the file looks like, and its hash.
     pub stats: HashMap<(u64, u64), (FileId, Hash)>,
     /// New, or known again to be right.
-    pub blobs: HashMap<Hash, BlobRow>,
+    pub blobs: HashMap<Hash, (BlobRow, Known)>,
     /// Entries restored.
     pub hits: Vec<Hash>,
     pub facts: HashMap<(&'static str, Hash), Vec<u8>>,
@@ -128,12 +128,17 @@ impl Store {
         if !pending.blobs.is_empty() {
             let mut put = tx.prepare_cached(
                 "INSERT INTO blobs (hash, size, disk, ino, mtime_ns, ctime_ns, links, boot, published)
-                 VALUES (?,?,?,?,?,?,?,?,?)
+                 VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)
                  ON CONFLICT (hash) DO UPDATE SET size = excluded.size, disk = excluded.disk, ino = excluded.ino,
                  mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, links = excluded.links,
                  boot = excluded.boot, published = excluded.published",
             )?;
-            for (hash, b) in &pending.blobs {
+            let mut change = tx.prepare_cached(
+                "UPDATE blobs SET size = ?2, disk = ?3, ino = ?4, mtime_ns = ?5, ctime_ns = ?6, links = ?7, boot = ?8,
+                 published = ?9 WHERE hash = ?1",
+            )?;
+            for (hash, (b, known)) in &pending.blobs {
+                let put = if *known == Known::New { &mut put } else { &mut change };
                 put.execute(params![
                     hash,
                     b.size as i64,

@@ -103,9 +103,7 @@ impl Store {
 
     /// After the times of a file that may be a blob itself were set.
     pub fn relearn(&self, hash: &Hash) -> Result<()> {
-        let path = self.blob_path(hash);
-        self.note_blob(hash, &fs::symlink_metadata(&path).at("read", &path)?);
-        Ok(())
+        self.relearn_blob(hash)
     }
 
     /// Takes blobs that were sealed by rename, and that the index does not know yet, into the index: gc would take

@@ -112,7 +112,8 @@ fn gc_while_building() {
         assert!(ended.iter().all(Result::is_ok));
     });
     world.kache("doctor --verify");
-    assert!(checkouts[0].kache(&["doctor", "--verify"]).status.success());
+    let verified = checkouts[0].kache(&["doctor", "--verify"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 
 #[test]
