@@ -18,6 +18,7 @@ fn the_clock() {
         .add(script("by_helper", "only_script(); set(prints(&[\"sh\", \"-c\", \"d=da; ${d}te -R\"]));"))
         .add(script("seconds", "only_script(); set(format!(\"{:?}\", std::time::SystemTime::now()));"))
         .add(script("computed", "only_script(); let s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(); set(format!(\"{:x}\", s.wrapping_mul(0x9e3779b97f4a7c15)));"))
+        .add(script("memory", "only_script(); set(text(\"/proc/meminfo\").lines().take(5).collect::<String>());"))
         .add(script("uptime", "only_script(); set(text(\"/proc/uptime\"));"))
         .add(script("in_c", "only_script(); set(c(\"x.c\", &[]));").file("x.c", "#include <stdio.h>\n#include <time.h>\nint main(void) { printf(\"%ld\", (long)time(0)); return 0; }"))
         .add(script("c_macros", "only_script(); set(c(\"x.c\", &[]));").file("x.c", "#include <stdio.h>\nint main(void) { printf(\"%s\", __TIME__); return 0; }"))

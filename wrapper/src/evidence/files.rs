@@ -9,7 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use kache_trace::How;
 
 use super::places::{
-    before_steps_up, is_noise, is_of_repository, is_special, of_system_state, plain, tokens, without_detours,
+    before_steps_up, is_noise, is_of_repository, is_special, of_system_state, plain, tells_moment, tokens,
+    without_detours,
 };
 use super::processes::Whose;
 use super::{Beside, Reader, Unproven};
@@ -227,6 +228,11 @@ impl Reader<'_> {
         // Runtimes of sanitizers read it as well, and ask for variables later.
         if path == Path::new("/proc/self/environ") && self.object(object) == Whose::User {
             return Err(format!("it read the whole environment{}", self.by(process)));
+        }
+        // Tools and runtimes look there to know how they are run; somebody's own code for what it says.
+        let by_own = process == 0 || self.is_first_program(process);
+        if how == How::Read && by_own && self.object(object) == Whose::User && tells_moment(path) {
+            return Err(format!("it read {}", path.display()));
         }
         if scene.in_own_toolchain(path) || is_noise(path) || is_first || scene.known.iter().any(|k| k == path)
         {

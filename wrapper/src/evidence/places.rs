@@ -163,6 +163,11 @@ pub(super) fn is_noise(path: &Path) -> bool {
             || NOISE.iter().any(|dir| path.starts_with(dir)))
 }
 
+/// What the machine is at: among [`is_noise`], and another text each time.
+pub(super) fn tells_moment(path: &Path) -> bool {
+    ["/proc/meminfo", "/proc/mounts", "/proc/loadavg"].iter().any(|file| path == Path::new(file))
+}
+
 /// Files of the kernel that tell of machine and moment: as an input, or (`Err`) as none that could be checked again.
 pub(super) fn of_system_state(path: &Path) -> Option<Result<Input, ()>> {
     if !is_special(path) || path == Path::new("/proc/self/exe") {

@@ -916,6 +916,11 @@ fn what_says_how_a_program_is_run_is_no_input() {
     assert_eq!(s.inputs(), [s.file("src/known")]);
     s.known.push(known);
     assert_eq!(s.inputs(), []);
+    s.does(cc, How::Read, "/proc/meminfo");
+    assert_eq!(s.inputs(), []);
+    s.does(0, How::Read, "/proc/meminfo");
+    assert_eq!(s.unproven(), "it read /proc/meminfo");
+    let mut s = Story::script();
     s.does(0, How::Read, "/proc/self/environ");
     assert_eq!(s.unproven(), "it read the whole environment");
 
