@@ -388,7 +388,8 @@ impl Overlay {
     fn hash_quiet(&self, ino: u64, older_than: Duration) -> Result<Option<Hashed>, SealError> {
         let ticket = self.begin_seal_of(ino)?;
         let stat = rustix::fs::fstat(ticket.file())?;
-        if ticket.size == 0 || !is_older(&stat, older_than) || has_holes(&stat) {
+        let is_awkward = has_holes(&stat) && !older_than.is_zero();
+        if ticket.size == 0 || !is_older(&stat, older_than) || is_awkward {
             return Ok(None);
         }
         // Reading what cannot become a blob would be for nothing.
@@ -435,7 +436,8 @@ impl Overlay {
             let (at, copies) = node.gate_if_used().map_or((0, 0), |gate| {
                 (gate.changed_at.load(Ordering::Relaxed), gate.copies.load(Ordering::Relaxed))
             });
-            if copies > COPIES {
+            // For a snapshot they do, whatever it costs.
+            if copies > COPIES && !older_than.is_zero() {
                 continue;
             }
             // One that is written again and again is copied and hashed each time.
