@@ -441,7 +441,7 @@ impl Overlay {
                 continue;
             }
             // One that is written again and again is copied and hashed each time.
-            let pause = (older_than.as_millis() as u64) << copies;
+            let pause = (older_than.as_millis() as u64) << copies.min(COPIES);
             if at > 0 && at + pause > now {
                 later |= copies > 0;
                 continue;
