@@ -290,10 +290,18 @@ impl Tree {
     /// Turns a file into a view or into an upper file; its number and its names stay.
     pub fn replace_kind(&mut self, ino: u64, kind: Kind) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
-        let (old, new) = (node.kind.real(), kind.real());
-        node.kind = kind;
-        self.forget_real(old, ino);
+        let new = kind.real();
+        let before = std::mem::replace(&mut node.kind, kind);
+        self.forget_kind(&before, ino);
         self.note_real(new, ino);
+    }
+
+    /// A node was of this kind, and is not any more.
+    fn forget_kind(&mut self, kind: &Kind, ino: u64) {
+        self.forget_real(kind.real(), ino);
+        if let Kind::View(view) = kind {
+            self.dropped.push(view.hash);
+        }
     }
 
     fn note_real(&mut self, real: Option<u64>, ino: u64) {
@@ -329,7 +337,7 @@ impl Tree {
         Some(ino)
     }
 
-    /// Blobs of views that went since the last call.
+    /// Blobs of views that went, or became other files, since the last call.
     pub fn take_dropped(&mut self) -> Vec<Hash> {
         std::mem::take(&mut self.dropped)
     }
@@ -339,10 +347,7 @@ impl Tree {
         let dead = ino != ROOT
             && self.nodes.get(&ino).is_some_and(|n| n.names.len() == 0 && !n.is_known_to_kernel());
         if dead && let Some(node) = self.nodes.remove(&ino) {
-            self.forget_real(node.kind.real(), ino);
-            if let Kind::View(view) = &node.kind {
-                self.dropped.push(view.hash);
-            }
+            self.forget_kind(&node.kind, ino);
         }
         dead
     }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// `sun_path` of `sockaddr_un` holds 108 bytes on Linux, 104 elsewhere, with the final NUL.
 const MAX_PATH: usize = 103;
 
-/// `{cache_dir}/daemon.sock`, or a name in `/tmp/kache-UID` when that is too long for a
-/// socket. `None` where others could put a socket of their own.
+/// `{cache_dir}/daemon.sock`, or a name in `/tmp/kache-UID` when that is too long for a socket. `None` where others could
+/// put a socket of their own.
 pub fn path(cache_dir: &Path) -> Option<PathBuf> {
     let path = cache_dir.join("daemon.sock");
     if path.as_os_str().len() <= MAX_PATH {

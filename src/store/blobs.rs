@@ -489,8 +489,8 @@ impl Store {
         Ok(())
     }
 
-    /// The same for one that it has.
-    pub(super) fn relearn_blob(&self, hash: &Hash) -> Result<()> {
+    /// After the times of a file that may be a blob itself were set.
+    pub fn relearn(&self, hash: &Hash) -> Result<()> {
         let path = self.blob_path(hash);
         self.note_again(hash, &fs::symlink_metadata(&path).at("read", &path)?);
         Ok(())

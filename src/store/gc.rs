@@ -82,10 +82,7 @@ impl Store {
     }
 
     fn with_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        let mut done = work();
-        if matches!(&done, Err(error) if error.is_full()) && give_up_reserve(&self.dir) {
-            done = work();
-        }
+        let done = with_reserve(&self.dir, work);
         self.keep_reserve();
         done
     }
@@ -345,9 +342,12 @@ impl Store {
     }
 }
 
-/// False when there is none.
-pub(super) fn give_up_reserve(dir: &Path) -> bool {
-    fs::remove_file(dir.join(RESERVE)).is_ok()
+/// Where the disk is full, gives up the reserve and tries once more.
+pub(super) fn with_reserve<T>(dir: &Path, work: impl Fn() -> Result<T>) -> Result<T> {
+    match work() {
+        Err(error) if error.is_full() && fs::remove_file(dir.join(RESERVE)).is_ok() => work(),
+        done => done,
+    }
 }
 
 /// Takes those of these blobs that nobody needs out of the index.

@@ -85,10 +85,7 @@ impl Store {
     /// The directory cannot be made or written, belongs to somebody else, or holds an index of a newer kache. A
     /// corrupt index is no error: it is set aside and a new one begun.
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
-        let conn = match db::open(dir) {
-            Err(error) if error.is_full() && gc::give_up_reserve(dir) => db::open(dir)?,
-            other => other?,
-        };
+        let conn = gc::with_reserve(dir, || db::open(dir))?;
         Ok(Store {
             dir: dir.to_owned(),
             options,

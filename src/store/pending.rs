@@ -68,18 +68,14 @@ impl Store {
         pending: Pending,
         more: impl Fn(&Transaction) -> rusqlite::Result<()>,
     ) -> Result<()> {
-        let write = || {
+        let written = gc::with_reserve(&self.dir, || {
             self.with(|conn| {
                 let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 self.write(&tx, &pending)?;
                 more(&tx)?;
                 tx.commit()
             })
-        };
-        let mut written = write();
-        if matches!(&written, Err(error) if error.is_full()) && gc::give_up_reserve(&self.dir) {
-            written = write();
-        }
+        });
         self.settle(pending, written)
     }
 

@@ -101,11 +101,6 @@ impl Store {
         self.restore_files(&[0; 32], files).map(drop)
     }
 
-    /// After the times of a file that may be a blob itself were set.
-    pub fn relearn(&self, hash: &Hash) -> Result<()> {
-        self.relearn_blob(hash)
-    }
-
     /// Takes blobs that were sealed by rename, and that the index does not know yet, into the index: gc would take
     /// them for litter.
     pub fn register_blobs(&self, hashes: &[Hash]) -> Result<()> {

@@ -38,7 +38,6 @@ impl Overlay {
             self.upper.finish(&temporary);
             if done? {
                 gate.copies.fetch_add(1, Ordering::Relaxed);
-                self.superseded.lock().push(view.hash);
                 return Ok(());
             }
         }

@@ -78,8 +78,6 @@ pub(crate) struct Overlay {
     /// Renames from the upper into the store do not work.
     cross_device: std::sync::atomic::AtomicBool,
     cannot_clone: std::sync::atomic::AtomicBool,
-    /// Blobs whose view was written.
-    superseded: parking_lot::Mutex<Vec<Hash>>,
 }
 
 /// What the kernel has to be told once no lock is held.
@@ -117,7 +115,6 @@ impl Overlay {
             names: AtomicU64::new(0),
             cross_device: false.into(),
             cannot_clone: false.into(),
-            superseded: parking_lot::Mutex::default(),
         };
         overlay.recover(&frames)?;
         Ok(overlay)
@@ -330,9 +327,7 @@ impl Overlay {
 
     /// Blobs whose views were written or removed since the last call. Some may be shown elsewhere still.
     pub fn take_superseded(&self) -> Vec<Hash> {
-        let mut all = std::mem::take(&mut *self.superseded.lock());
-        all.append(&mut self.state.write().tree.take_dropped());
-        all
+        self.state.write().tree.take_dropped()
     }
 
     /// Hashes of all blobs that this mount shows (or that somebody has open in it).
